@@ -1,0 +1,69 @@
+"""What an algorithm is: settings, a declaration of what it needs, and a pure loss. See docs/algorithms.md."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field
+from torch import Tensor
+
+from astarpo.batch import Batch, Scored
+from astarpo.settings import Settings
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the trainer must provide before `loss` is called; the run is refused where it cannot."""
+
+    reference: bool = False
+    """`Batch.ref_logp`: a frozen reference policy scores every batch."""
+    exact_kl: bool = False
+    """`Scored.kl_exact`: full-vocabulary KL to the reference, with gradient."""
+    values: bool = False
+    """`Batch.v_star`: stage 1 must have played every task."""
+    group_size: int = 1
+    """Fewest attempts at one task that the method makes sense with."""
+
+
+class AlgorithmSettings(Settings):
+    """Settings every algorithm has. Subclasses add their own; each field states bounds and meaning."""
+
+    name: str = Field(description="which algorithm: a file name in astarpo/algorithms, or a dotted path to a class")
+    group_size: int = Field(8, ge=1, le=1024, description="attempts at each task in one update")
+
+
+S = TypeVar("S", bound=AlgorithmSettings)
+
+
+class Algorithm(ABC, Generic[S]):
+    """Turns scored episodes into a loss. Knows nothing of environments, optimisers or text."""
+
+    Settings: ClassVar[type[AlgorithmSettings]]
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs:
+        """What must be in the batch, given the settings."""
+
+    @abstractmethod
+    def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The scalar to minimise and what to log about it.
+
+        The loss may read `scored` and `batch` and this object's own state; its gradient flows through `scored` only.
+        An update without any signal returns a loss whose gradient is zero and says so in the metric
+        `signal/skipped` (1.0), so that the trainer leaves the weights alone.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """What must be kept in a checkpoint (moving averages and the like), as JSON values."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, got {sorted(state)}")

@@ -1,0 +1,95 @@
+"""B episodes × T tokens as tensors: typed columns that refuse to be absent. The only data module that imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from astarpo.errors import MissingColumnError, ShapeError
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a policy says about the tokens of a batch, under the temperature that sampled them.
+
+    Attributes:
+        logp: [B, T] ln π(token t | tokens before t), nats; 0 where not acted; carries the gradient.
+        entropy: [B, T] entropy of π at each acted position, nats; 0 elsewhere; carries the gradient.
+        kl_exact: [B, T] KL(π ‖ π_ref) over the whole vocabulary at each acted position, nats; carries the gradient.
+            Present only when the algorithm declared `Needs.exact_kl`.
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    kl_exact: Tensor | None = None
+
+    def exact_kl(self) -> Tensor:
+        """The `kl_exact` column. Raises MissingColumnError where nobody computed it."""
+        if self.kl_exact is None:
+            raise MissingColumnError("the exact KL was not computed: declare needs.exact_kl in the algorithm.")
+        return self.kl_exact
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Episodes of one update, right-padded.
+
+    Attributes:
+        tokens: [B, T] int64 ids; pad after the end.
+        lengths: [B] int64, tokens of each episode.
+        acted: [B, T] bool, True exactly on the tokens that the policy sampled, stop tokens included.
+        turn: [B, T] int64, which turn an acted token belongs to, -1 elsewhere.
+        behaviour_logp: [B, T] nats, log-probs that came out of sampling; 0 where not acted.
+        reward: [B] return of each episode, reward units.
+        success: [B] bool.
+        task: [B] int64, equal for attempts at the same task: the group.
+        temperature: the one that sampled, and that scoring divides logits by.
+        v_star: [B] V* of each episode's task, reward units; through `values()`.
+        ref_logp: [B, T] log-probs of the same tokens under π_ref, nats; through `reference()`.
+
+    Raises:
+        ShapeError: columns disagree about B or T.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    acted: Tensor
+    turn: Tensor
+    behaviour_logp: Tensor
+    reward: Tensor
+    success: Tensor
+    task: Tensor
+    temperature: float
+    v_star: Tensor | None = None
+    ref_logp: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        b, t = self.tokens.shape
+        for name in ("acted", "turn", "behaviour_logp", "ref_logp"):
+            column = getattr(self, name)
+            if column is not None and column.shape != (b, t):
+                raise ShapeError(f"batch.{name} must be [{b}, {t}] like tokens, got {list(column.shape)}.")
+        for name in ("lengths", "reward", "success", "task", "v_star"):
+            column = getattr(self, name)
+            if column is not None and column.shape != (b,):
+                raise ShapeError(f"batch.{name} must be [{b}], one per episode, got {list(column.shape)}.")
+        if bool(self.acted[:, 0].any()):
+            raise ShapeError("batch.acted marks position 0, which no policy can have sampled: check the collation.")
+
+    @property
+    def size(self) -> int:
+        """B, the number of episodes."""
+        return int(self.tokens.shape[0])
+
+    def values(self) -> Tensor:
+        """V* of each episode's task, [B]. Raises MissingColumnError where stage 1 was not run."""
+        if self.v_star is None:
+            raise MissingColumnError("the batch has no V*: declare needs.values in the algorithm so that stage 1 runs.")
+        return self.v_star
+
+    def reference(self) -> Tensor:
+        """Reference log-probs, [B, T]. Raises MissingColumnError where there is no reference."""
+        if self.ref_logp is None:
+            raise MissingColumnError("the batch has no reference log-probs: declare needs.reference in the algorithm.")
+        return self.ref_logp

@@ -1,0 +1,39 @@
+"""What a policy is. `reply` and `log_probs` see the same ids under the same temperature: what was sampled is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from astarpo.batch import Batch, Scored
+from astarpo.types import Reply
+
+
+class Conversations(Protocol):
+    """Open episodes inside a policy's engine: each is a growing list of token ids with its KV cache.
+
+    Opened by `Policy.open`; indexed by slot 0 .. size-1.
+    """
+
+    def extend(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
+        """Append observation ids to the conversations in `slots`."""
+        ...
+
+    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
+        """Sample one reply for each of `slots`; temperature 0 is greedy."""
+        ...
+
+
+class Policy(Protocol):
+    """A model with a tokenizer, ready to play and to be trained."""
+
+    version: int
+
+    def open(self, keys: Sequence[tuple[int, ...]]) -> Conversations:
+        """Start `len(keys)` empty conversations. A key seeds the randomness of its conversation alone, so that an
+        episode does not depend on what it was batched with."""
+        ...
+
+    def log_probs(self, batch: Batch) -> Scored:
+        """ln π of the batch's tokens and the entropy at them, at the batch's temperature; with gradient."""
+        ...
