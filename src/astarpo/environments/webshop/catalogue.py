@@ -1,0 +1,256 @@
+"""Products, read from WebShop's own three files and normalised as its loader does (webshop.md, section 1)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from astarpo.errors import DataError
+
+MISSING_PRICE = 100.0
+"""What the original charges for a product without a price, dollars."""
+NO_ATTRIBUTES = "DUMMY_ATTR"
+"""The one attribute of a product that the attribute file does not know, as in the original."""
+LONGEST_ASIN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class HumanInstruction:
+    """One crowd worker's instruction. `options` are values without group names, as the original stores them."""
+
+    instruction: str
+    attributes: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product as the shop sells it.
+
+    Attributes:
+        options: group name, lower-cased, to its values: stripped, "/" as " | ", lower-cased, duplicates kept.
+        option_images: option value to image address, where there is one; shared by all groups, as in the original.
+        prices: dollars; one, or the two ends of a range in the order written. Missing is (100.0,).
+        price_text: as shown: "$27.0" or "$10.0 to $20.0".
+        instruction: the template instruction without options and price; None where there is none.
+    """
+
+    asin: str
+    title: str
+    description: str
+    bullets: tuple[str, ...]
+    category: str
+    query: str
+    product_category: str
+    attributes: tuple[str, ...]
+    options: Mapping[str, tuple[str, ...]]
+    option_images: Mapping[str, str]
+    image: str
+    prices: tuple[float, ...]
+    price_text: str
+    instruction: str | None = None
+    instruction_attributes: tuple[str, ...] = ()
+    human: tuple[HumanInstruction, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the three inputs are called in error sentences."""
+
+    items: str = "items"
+    attributes: str = "attributes"
+    human: str = "human instructions"
+
+
+def load_catalogue(folder: Path, limit: int | None = None) -> tuple[Product, ...]:
+    """Read `items_shuffle*.json`, `items_ins_v2*.json` and, where present, `items_human_ins*.json`; each may be .gz.
+
+    Args:
+        folder: holds one file of each kind.
+        limit: keep only the first `limit` records; None keeps all.
+
+    Raises:
+        DataError: a file is missing, there are two of a kind, one is not JSON, or a record is malformed.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no catalogue folder {folder}: name a folder with WebShop's items_shuffle*.json.")
+    items_file = _one_file(folder, "items_shuffle")
+    attributes_file = _one_file(folder, "items_ins_v2")
+    human_file = _one_file(folder, "items_human_ins", required=False)
+    items = _read(items_file, list, "a list of products")
+    return parse_products(
+        items if limit is None else items[:limit],
+        _read(attributes_file, dict, "an object from asin to attributes"),
+        _read(human_file, dict, "an object from asin to instructions") if human_file is not None else {},
+        Sources(str(items_file), str(attributes_file), str(human_file)),
+    )
+
+
+def parse_products(
+    items: Sequence[Any], attributes: Mapping[str, Any], human: Mapping[str, Any], sources: Sources | None = None
+) -> tuple[Product, ...]:
+    """Products from WebShop's raw records. A record with an asin that is "nan", too long or seen before is skipped.
+
+    Args:
+        items: the records of `items_shuffle`.
+        attributes: asin to the record of `items_ins_v2`.
+        human: asin to the list of records of `items_human_ins`.
+        sources: names of the three for error sentences.
+
+    Raises:
+        DataError: a record lacks a field or has one of the wrong type; says which file, which record and what.
+    """
+    sources = sources or Sources()
+    products: dict[str, Product] = {}
+    for number, item in enumerate(items):
+        record = _Record(item, f"{sources.items}, record {number}")
+        asin = record.text("asin")
+        if asin == "nan" or len(asin) > LONGEST_ASIN or asin in products:
+            continue
+        products[asin] = _product(record, attributes, human, sources)
+    return tuple(products.values())
+
+
+def _product(record: _Record, attributes: Mapping[str, Any], human: Mapping[str, Any], sources: Sources) -> Product:
+    asin = record.text("asin")
+    known = _Record(attributes.get(asin, {"attributes": [NO_ATTRIBUTES]}), f"{sources.attributes}, record {asin!r}")
+    told = human.get(asin, [])
+    if not isinstance(told, list):
+        raise DataError(f"{sources.human}, record {asin!r}: must be a list of instructions, got {_kind(told)}.")
+    prices, price_text = _prices(record)
+    options, images = _options(record)
+    pictures = record.texts("images")
+    bullets = record.get("small_description") or ""
+    return Product(
+        asin=asin,
+        title=record.text("name"),
+        description=record.text("full_description", ""),
+        bullets=record.texts("small_description") if isinstance(bullets, list) else (str(bullets),),
+        category=sys.intern(record.text("category")),
+        query=sys.intern(record.text("query").lower().strip()),
+        product_category=sys.intern(record.text("product_category")),
+        attributes=known.texts("attributes"),
+        options=options,
+        option_images=images,
+        image=pictures[0] if pictures else "",
+        prices=prices,
+        price_text=price_text,
+        instruction=known.text("instruction") if known.get("instruction") else None,
+        instruction_attributes=known.texts("instruction_attributes"),
+        human=tuple(
+            _human(_Record(one, f"{sources.human}, record {asin!r}, instruction {number}"))
+            for number, one in enumerate(told)
+        ),
+    )
+
+
+def _human(record: _Record) -> HumanInstruction:
+    return HumanInstruction(
+        instruction=record.text("instruction"),
+        attributes=record.texts("instruction_attributes"),
+        options=record.texts("instruction_options"),
+    )
+
+
+def _prices(record: _Record) -> tuple[tuple[float, ...], str]:
+    written = record.text("pricing", "")
+    if not written:
+        return (MISSING_PRICE,), f"${MISSING_PRICE}"
+    try:
+        prices = tuple(float(_NOT_A_NUMBER.sub("", part)) for part in written.split("$")[1:])[:2]
+    except ValueError:
+        prices = ()
+    if not prices:
+        raise record.wrong("pricing", 'a price such as "$12.99" or "$12.99$15.99"', written)
+    return prices, " to ".join(f"${price}" for price in prices)
+
+
+def _options(record: _Record) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    groups = record.get("customization_options") or {}
+    if not isinstance(groups, dict):
+        raise record.wrong("customization_options", "an object from group to values", groups)
+    options: dict[str, tuple[str, ...]] = {}
+    images: dict[str, str] = {}
+    for name, contents in groups.items():
+        if contents is None:
+            continue
+        if not isinstance(contents, list):
+            raise record.wrong(f"customization_options.{name}", "a list of values", contents)
+        values = []
+        for content in contents:
+            if not isinstance(content, dict) or not isinstance(content.get("value"), str):
+                raise record.wrong(f"customization_options.{name}", 'objects with a "value" that is text', content)
+            value = sys.intern(content["value"].strip().replace("/", " | ").lower())
+            values.append(value)
+            if content.get("image"):
+                images[value] = str(content["image"])
+        options[sys.intern(name.lower())] = tuple(values)
+    return options, images
+
+
+class _Record:
+    """A raw record that knows where it stands, so that what is wrong with it can be said."""
+
+    def __init__(self, raw: Any, where: str) -> None:
+        if not isinstance(raw, dict):
+            raise DataError(f"{where}: must be an object, got {_kind(raw)}.")
+        self.raw = raw
+        self.where = where
+
+    def get(self, key: str) -> Any:
+        return self.raw.get(key)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.raw.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise DataError(f"{self.where}: has no {key!r}, which every record needs.")
+        if not isinstance(value, str):
+            raise self.wrong(key, "text", value)
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.raw.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise self.wrong(key, "a list of texts", value)
+        return tuple(value)
+
+    def wrong(self, key: str, must: str, given: Any) -> DataError:
+        return DataError(f"{self.where}: {key!r} must be {must}, got {str(given)[:60]!r}.")
+
+
+def _one_file(folder: Path, start: str, *, required: bool = True) -> Any:
+    found = sorted(folder.glob(f"{start}*.json")) + sorted(folder.glob(f"{start}*.json.gz"))
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise DataError(f"{folder} holds several {start}* files ({names}): keep the one to use in a folder of its own.")
+    if not found and required:
+        raise DataError(f"{folder} has no {start}*.json or {start}*.json.gz: a catalogue needs WebShop's own files.")
+    return found[0] if found else None
+
+
+def _read(file: Path, kind: type, must: str) -> Any:
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as text:
+            data = json.load(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not JSON ({error}): fetch it again.") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{file} cannot be read ({error}): fetch it again.") from None
+    if not isinstance(data, kind):
+        raise DataError(f"{file} must hold {must}, got {_kind(data)}.")
+    return data
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", str: "text", type(None): "nothing"}.get(type(value), "a number")
+
+
+_NOT_A_NUMBER = re.compile(r"[^\d.]")
