@@ -1,0 +1,60 @@
+# Newcomers: `make train` trains an agent and shows that it learned, `make test` runs the tests. Both set up .venv first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+# Tests are mostly torch on one thread each, so as many workers as the smallest machine we promise has cores.
+WORKERS ?= 2
+PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: help setup train test nightly lint format clean
+
+help:
+	@echo "make train    set up, then train the embedded model on WebShop and show what it learned (ARGS=... is passed on)"
+	@echo "make test     set up, then formatting, lint, types and tests"
+	@echo "make nightly  the same with the slow tests"
+	@echo "make setup    set up $(VENV) alone"
+	@echo "make lint     formatting, lint and types alone;  make format  mend formatting and what lint can mend"
+	@echo "make clean    remove caches and builds; runs/ and $(VENV) stay"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+	  echo "astarpo needs Python 3.11 or newer, and none of [$(PYTHONS)] is: install one, or name one with make PYTHON=..." >&2; \
+	  exit 1; \
+	fi; \
+	echo "setting up $(VENV) with $$($$found --version), a few minutes the first time"; \
+	$$found -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+	@echo "set up"
+
+train: setup
+	@$(BIN)/astarpo train webshop $(ARGS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(TESTS) $(ARGS)
+
+nightly: lint
+	$(TESTS) -m "slow or not slow" $(ARGS)
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
