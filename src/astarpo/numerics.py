@@ -210,6 +210,11 @@ def uniform_groups(values: Tensor, group: Tensor) -> Tensor:
     return (low == high)[index]
 
 
+def group_centred(values: Tensor, group: Tensor) -> Tensor:
+    """`values` minus the mean of their group: [B] to [B]; exactly 0, free of rounding, where all of a group are equal."""
+    return torch.where(uniform_groups(values, group), torch.zeros_like(values), values - group_mean(values, group))
+
+
 def standardise(values: Tensor, eps: float) -> Tensor:
     """(values − mean) / (std + eps) over the batch, unbiased std: [B] to [B]; all zero where all values are equal."""
     if bool((values == values[0]).all()):

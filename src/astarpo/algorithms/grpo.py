@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from astarpo.algorithms.base import Algorithm, Needs
 from astarpo.algorithms.regularisers import (
     KlEstimator,
-    RegularisedSettings,
+    SignalSettings,
     entropy_bonus,
     kl_tokens,
     needs,
@@ -35,15 +34,14 @@ from astarpo.batch import Batch, Scored
 from astarpo.numerics import (
     Aggregation,
     aggregate,
-    group_mean,
+    group_centred,
     group_std,
     masked,
     require_same_shape,
-    uniform_groups,
 )
 
 
-class GRPOSettings(RegularisedSettings):
+class GRPOSettings(SignalSettings):
     """GRPO as published, its KL aside; the variants are these settings."""
 
     name: str = Field("grpo", description="which algorithm: a file name in astarpo/algorithms, or a dotted path")
@@ -117,10 +115,8 @@ def group_advantage(reward: Tensor, task: Tensor, *, scale_by_std: bool, eps: fl
     Returns:
         [B], standard deviations if `scale_by_std`, else reward units.
     """
-    centred = reward - group_mean(reward, task)
-    if scale_by_std:
-        centred = centred / (group_std(reward, task) + eps)
-    return torch.where(uniform_groups(reward, task), torch.zeros_like(centred), centred)
+    centred = group_centred(reward, task)
+    return centred / (group_std(reward, task) + eps) if scale_by_std else centred
 
 
 def clipped_surrogate(

@@ -38,10 +38,6 @@ class RegularisedSettings(AlgorithmSettings):
     )
     entropy_coef: float = Field(0.0, ge=0, le=10, description="bonus per nat of mean token entropy")
 
-    skip_without_signal: bool = Field(
-        False, description="leave the weights alone when no episode has an advantage, though KL or entropy could act"
-    )
-
     @model_validator(mode="after")
     def _the_kl_restrains(self) -> Self:
         if self.kl_coef > 0 and self.kl_estimator == "k1" and not self._kl_is_weighted():
@@ -54,14 +50,22 @@ class RegularisedSettings(AlgorithmSettings):
     def _kl_is_weighted(self) -> bool:
         return False
 
+    def kl_needs(self) -> dict[str, bool]:
+        """What the KL term asks of the batch, as keyword arguments of `Needs`."""
+        return {"reference": self.kl_coef > 0, "exact_kl": self.kl_coef > 0 and self.kl_estimator == "exact"}
+
+
+class SignalSettings(RegularisedSettings):
+    """For methods whose gradient vanishes with the advantages: whether the regularisers may then act alone."""
+
+    skip_without_signal: bool = Field(
+        False, description="leave the weights alone when no episode has an advantage, though KL or entropy could act"
+    )
+
     def skips(self, advantage: Tensor) -> bool:
         """Whether an update with these advantages [B] would move nothing, or is not wanted."""
         silent = not bool(advantage.any())
         return silent and (self.skip_without_signal or (self.kl_coef == 0 and self.entropy_coef == 0))
-
-    def kl_needs(self) -> dict[str, bool]:
-        """What the KL term asks of the batch, as keyword arguments of `Needs`."""
-        return {"reference": self.kl_coef > 0, "exact_kl": self.kl_coef > 0 and self.kl_estimator == "exact"}
 
 
 def kl_tokens(estimator: KlEstimator, scored: Scored, batch: Batch) -> Tensor:

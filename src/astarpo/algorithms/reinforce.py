@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from astarpo.algorithms.base import Algorithm, Needs
 from astarpo.algorithms.regularisers import (
     AdaptiveClip,
-    RegularisedSettings,
+    SignalSettings,
     entropy_bonus,
     kl_tokens,
     needs,
@@ -34,17 +33,17 @@ from astarpo.algorithms.regularisers import (
     without_gradient,
 )
 from astarpo.batch import Batch, Scored
-from astarpo.numerics import aggregate, group_mean, require_same_shape, standardise
+from astarpo.numerics import aggregate, group_centred, require_same_shape, standardise
 
 
-class ReinforceSettings(RegularisedSettings):
+class ReinforceSettings(SignalSettings):
     """Every constant of the form first described, and of the repaired one."""
 
     name: str = Field("reinforce", description="which algorithm: a file name in astarpo/algorithms, or a dotted path")
     baseline: Literal["v_star", "batch_mean", "group_mean", "moving_average", "none"] = Field(
         "v_star",
-        description="what is subtracted from the reward. v_star: the task's V*. batch_mean: of this update. group_mean: "
-        "of this task's attempts in it. moving_average: of earlier updates. none: nothing",
+        description="what is subtracted from the reward. v_star: the task's V*. batch_mean: of this update. "
+        "group_mean: of this task's attempts in it. moving_average: of earlier updates. none: nothing",
     )
     baseline_decay: float = Field(
         0.9, ge=0, lt=1, description="share of the moving average that each update keeps; baseline moving_average"
@@ -110,7 +109,7 @@ class Reinforce(Algorithm[ReinforceSettings]):
 
     def _advantage(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         own = self.settings
-        raw = batch.reward - self._baseline(batch)
+        raw = self._above_baseline(batch)
         metrics = {"advantage/raw_mean": float(raw.mean())}
         advantage = standardise(raw, own.normalise_eps) if own.normalise == "batch" else raw
         if own.clip == "none":
@@ -122,21 +121,21 @@ class Reinforce(Algorithm[ReinforceSettings]):
         clipped = float((held != advantage).float().mean())
         return held, metrics | {"advantage/clip_limit": limit, "advantage/clip_frac": clipped}
 
-    def _baseline(self, batch: Batch) -> Tensor:
-        own = self.settings
-        if own.baseline == "v_star":
-            return batch.values()
-        if own.baseline == "group_mean":
-            return group_mean(batch.reward, batch.task)
+    def _above_baseline(self, batch: Batch) -> Tensor:
+        own, reward = self.settings, batch.reward
         if own.baseline == "none":
-            return torch.zeros_like(batch.reward)
-        mean = float(batch.reward.mean())
+            return reward
+        if own.baseline == "v_star":
+            return reward - batch.values()
+        if own.baseline == "group_mean":
+            return group_centred(reward, batch.task)
         if own.baseline == "batch_mean":
-            return torch.full_like(batch.reward, mean)
+            return group_centred(reward, torch.zeros_like(batch.task))
+        mean = float(reward.mean())
         # The average before this batch: a baseline that contains the batch's own rewards would bias the gradient.
         before = mean if self._average is None else self._average
         self._average = own.baseline_decay * before + (1 - own.baseline_decay) * mean
-        return torch.full_like(batch.reward, before)
+        return reward - before
 
     def state(self) -> dict[str, Any]:
         """The moving average and the sizes that the adaptive clip remembers."""
