@@ -211,7 +211,7 @@ def uniform_groups(values: Tensor, group: Tensor) -> Tensor:
 
 
 def group_centred(values: Tensor, group: Tensor) -> Tensor:
-    """`values` minus the mean of their group: [B] to [B]; exactly 0, free of rounding, where all of a group are equal."""
+    """`values` minus the mean of their group: [B] to [B]; exactly 0, without rounding, where a group is all equal."""
     return torch.where(uniform_groups(values, group), torch.zeros_like(values), values - group_mean(values, group))
 
 
