@@ -59,7 +59,7 @@ def load(path: str) -> object:
         SettingsError: the module cannot be imported or lacks the name.
     """
     module_name, _, attribute = path.replace(":", ".").rpartition(".")
-    if not module_name:
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise SettingsError(f"{path!r} is not a dotted path: write module.name, for example my_rewards.exact.")
     try:
         module = importlib.import_module(module_name)
@@ -67,6 +67,10 @@ def load(path: str) -> object:
         raise SettingsError(
             f"cannot import {module_name!r} for {path!r}: no module named {error.name!r}; run from its folder "
             "or install it."
+        ) from error
+    except Exception as error:
+        raise SettingsError(
+            f"cannot import {module_name!r} for {path!r}: it raised {type(error).__name__}: {error}; mend that module."
         ) from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,40 +33,136 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
-            raise SettingsError(explain(error, cls, where)) from None
+            raise SettingsError(explain(error, cls, where, str(given.get("name", "")))) from None
 
 
-def explain(error: ValidationError, settings: type[BaseModel], where: str = "") -> str:
-    """The problems of `error` as sentences, one a line: what must hold, what was given, what the setting means."""
-    return "\n".join(_sentence(dict(problem), settings, where) for problem in error.errors(include_url=False))
+def explain(error: ValidationError, settings: type[BaseModel], where: str = "", name: str = "") -> str:
+    """The problems of `error` as sentences, one a line: what must hold, what was given, what the setting means.
+
+    Args:
+        error: what pydantic found.
+        settings: the class that was asked to validate.
+        where: dotted prefix for messages, for example "environment".
+        name: the part whose settings they are, for example "webshop": what "has no setting" is said of.
+    """
+    return "\n".join(_sentence(dict(problem), settings, where, name) for problem in error.errors(include_url=False))
 
 
-def _sentence(problem: dict[str, Any], settings: type[BaseModel], where: str) -> str:
+def _sentence(problem: dict[str, Any], settings: type[BaseModel], where: str, name: str) -> str:
     path = [str(part) for part in problem["loc"]]
-    owner, field_name = _owner(settings, path)
-    dotted = ".".join(([where] if where else []) + path) or where or settings.__name__
+    owner, path = _owner(settings, path)
+    dotted = ".".join(([where] if where else []) + path) or where or settings.__name__.lower()
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], list(owner.model_fields), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(sorted(owner.model_fields)) + "."
-        place = ".".join(dotted.split(".")[:-1]) or settings.__name__
-        return f"{place} has no setting {path[-1]!r}: {hint}"
-    meaning = ""
-    if field_name is not None and owner.model_fields[field_name].description:
-        meaning = f": {owner.model_fields[field_name].description}"
-    given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
-    must = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
+        return no_setting(path[-1], _place(path, where, name) or settings.__name__.lower(), owner.model_fields)
+    field = owner.model_fields.get(path[-1]) if path else None
+    meaning = f": {field.description}" if field is not None and field.description else ""
+    if problem["type"] == "missing":
+        return _stop(f"{dotted} is required{meaning}")
+    must = _must(problem)
     if problem["type"] == "value_error":
-        return f"{dotted}: {must}" if path else must
-    return f"{dotted} must {must}{given}{meaning}" if problem["type"] != "missing" else f"{dotted} is required{meaning}"
+        return _stop(must if not path or must.startswith(dotted) else f"{dotted}: {must}")
+    return _stop(f"{dotted} must {must}, got {_short(problem['input'])}{meaning}")
 
 
-def _owner(settings: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], str | None]:
-    """The settings class that holds the last name of `path`, and that name if it is one of its fields."""
-    owner = settings
-    for name in path[:-1]:
+def no_setting(given: str, owner: str, known: Iterable[str]) -> str:
+    """The sentence for a setting that does not exist, with the nearest one that does.
+
+    >>> no_setting("catalog", "webshop", ["catalogue", "products"])
+    "webshop has no setting 'catalog': did you mean 'catalogue'?"
+    """
+    near = difflib.get_close_matches(given, list(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(sorted(known)) + "."
+    return f"{owner} has no setting {given!r}: {hint}"
+
+
+def number(value: float) -> str:
+    """`value` as a person writes it: 0 and not 0.0, 1000000 and not 1e+06.
+
+    >>> number(0.0), number(1e-4), number(2.5), number(1_000_000)
+    ('0', '0.0001', '2.5', '1000000')
+    """
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+def _place(path: list[str], where: str, name: str) -> str:
+    """Who lacks the setting: the part by its own name at the top, the dotted section below."""
+    if len(path) == 1:
+        return name or where
+    return ".".join(([where] if where else []) + path[:-1])
+
+
+_KINDS = {
+    "int": "be a whole number",
+    "int_from": "be a whole number",
+    "float": "be a number",
+    "finite_number": "be a finite number",
+    "bool": "be true or false",
+    "string": "be text",
+    "tuple": "be a list",
+    "list": "be a list",
+    "dict": "hold settings by name",
+    "model": "hold settings by name",
+    "mapping": "hold settings by name",
+    "model_attributes": "hold settings by name",
+}
+
+
+def _must(problem: dict[str, Any]) -> str:
+    """What the setting must be, in the words of a person."""
+    kind, context = str(problem["type"]), problem.get("ctx", {})
+    bounds = {
+        "greater_than": "be above {gt}",
+        "greater_than_equal": "be {ge} or more",
+        "less_than": "be below {lt}",
+        "less_than_equal": "be {le} or less",
+    }
+    if kind in bounds:
+        return bounds[kind].format(**{name: number(bound) for name, bound in context.items()})
+    if kind == "union_tag_invalid":
+        return f"have one of {context['expected_tags']} as its {context['discriminator']}"
+    if kind == "union_tag_not_found":
+        return f"state its {context['discriminator']}"
+    if kind == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    plain = _KINDS.get(kind) or _KINDS.get(kind.rsplit("_", 1)[0])
+    return plain or str(problem["msg"]).removeprefix("Input ").removeprefix("should ")
+
+
+def _short(given: object) -> str:
+    text = repr(given)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _stop(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "?", "!")) else sentence + "."
+
+
+def _owner(settings: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], list[str]]:
+    """The settings class that holds the last name of `path`, and `path` as a person writes it: pydantic also puts
+    positions in lists and the tags of unions into it."""
+    owner, written = settings, list[str]()
+    below: list[type[BaseModel]] = []
+    for position, name in enumerate(path):
+        last = position == len(path) - 1
         field = owner.model_fields.get(name)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return owner, name if field is not None else None
-        owner = field.annotation
-    last = path[-1] if path else None
-    return owner, last if last in owner.model_fields else None
+        if field is None and (name.isdigit() or not last):
+            owner = next((model for model in below if name in _tags(model)), owner)
+            continue
+        written.append(name)
+        below = _models(field.annotation) if field is not None else []
+        if below and not last:
+            owner = below[0]
+    return owner, written
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    """What pydantic calls `model` inside a union: its class name, or the values of its literal fields."""
+    said = {str(v) for field in model.model_fields.values() for v in get_args(field.annotation) if isinstance(v, str)}
+    return said | {model.__name__}
+
+
+def _models(annotation: object) -> list[type[BaseModel]]:
+    """The settings classes inside an annotation: the class itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
