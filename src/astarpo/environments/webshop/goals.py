@@ -68,8 +68,8 @@ def _realised(product: Product, seed: int) -> float:
 def synthetic_goals(
     products: Iterable[Product],
     prices: Mapping[str, float],
-    *,
     seed: int = 0,
+    *,
     limits: Mapping[str, float] | None = None,
 ) -> list[Goal]:
     """One goal for every combination of options of every product with a template instruction.
@@ -95,8 +95,8 @@ def synthetic_goals(
 def human_goals(
     products: Iterable[Product],
     prices: Mapping[str, float],
-    *,
     seed: int = 0,
+    *,
     limits: Mapping[str, float] | None = None,
 ) -> list[Goal]:
     """One goal for every crowd worker's instruction that names an attribute. Arguments as for `synthetic_goals`,
