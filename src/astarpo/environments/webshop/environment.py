@@ -1,0 +1,260 @@
+"""WebShop as an environment: goals to tasks, splits by product, curricula, and text in, text out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from astarpo.environments.base import Environment, EnvironmentSettings
+from astarpo.environments.grammar import Action, Grammar
+from astarpo.environments.webshop import compact
+from astarpo.environments.webshop.catalogue import Product, load_catalogue, parse_products
+from astarpo.environments.webshop.generate import generate
+from astarpo.environments.webshop.goals import Goal, human_goals, realised_prices, synthetic_goals
+from astarpo.environments.webshop.rewards import MODES
+from astarpo.environments.webshop.scripts import SHOPPERS
+from astarpo.environments.webshop.search import Index
+from astarpo.environments.webshop.session import Session, Shop
+from astarpo.environments.webshop.task import WebshopTask
+from astarpo.errors import DataError, EnvironmentContractError
+from astarpo.types import SPLITS, Split
+
+SHARES = {"train": 60, "dev": 10, "test": 30}
+"""Per cent of products in each split."""
+SMALL_SHOPS = {"products-10": 10, "products-100": 100}
+INSTRUCTIONS = ("simple", "medium", "all")
+LEVELS = (*SMALL_SHOPS, "products-all", *INSTRUCTIONS)
+
+SEARCH = Action("search", "words", "looks for products, on any page", "red cotton shirt")
+GRAMMARS = {
+    True: Grammar(
+        (SEARCH, Action("click", "link", "follows a link of the page: its number, its word, or its label in full", "1"))
+    ),
+    False: Grammar((SEARCH, Action("click", "label", "presses a button, an option or a product's code", "buy now"))),
+}
+"""By whether the view is compact."""
+
+
+class WebshopSettings(EnvironmentSettings):
+    """A shop, the goals in it, and how it is shown."""
+
+    name: str = Field("webshop", description="which environment: a name, or a dotted path to a class")
+    max_turns: int = Field(10, ge=3, le=1000, description="turns after which an episode is stopped")
+    catalogue: Path | None = Field(
+        None, description="folder with WebShop's own items_shuffle*.json and items_ins_v2*.json; none generates a world"
+    )
+    products: int = Field(
+        1000, ge=1, le=2_000_000, description="how many products to generate, or to take from the catalogue's start"
+    )
+    catalogue_seed: int = Field(
+        0, ge=0, le=2**31, description="seed of the generated world, of prices given as a range and of price limits"
+    )
+    observation: Literal["compact", "text", "text_rich"] = Field(
+        "compact", description="pages in few words with short link names, or as the original's text or text_rich mode"
+    )
+    fidelity: Literal["repaired", "original"] = Field(
+        "repaired", description="original keeps faults that make some goals unreachable; repaired is for training"
+    )
+    goals: Literal["synthetic", "human"] = Field(
+        "synthetic", description="template instructions with options, or the crowd workers' instructions"
+    )
+    noun_rule: Literal["alpha-regex-v1"] = Field(
+        "alpha-regex-v1", description="what counts as a noun when titles are compared for the reward's type part"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A goal with its place among the goals of its product."""
+
+    goal: Goal
+    number: int
+
+
+class Webshop(Environment[WebshopSettings]):
+    """Search, open, choose options, buy. The score is WebShop's own; success is a score of 1."""
+
+    Settings = WebshopSettings
+    rewards = MODES
+    ladders: ClassVar = {
+        "products": ("products-10", "products-100", "products-all"),
+        "instructions": INSTRUCTIONS,
+    }
+    styles = tuple(SHOPPERS)
+
+    def __init__(self, settings: WebshopSettings) -> None:
+        super().__init__(settings)
+        if settings.catalogue is None:
+            self.products = parse_products(*generate(settings.products, settings.catalogue_seed))
+            self.world = f"gen{settings.catalogue_seed}-{settings.products}"
+        else:
+            self.products = load_catalogue(settings.catalogue, settings.products)
+            self.world = f"{settings.catalogue.resolve().name}-{len(self.products)}"
+        self.prices = realised_prices(self.products, settings.catalogue_seed)
+        self._entries = self._read_goals()
+        self._shops: dict[str, Shop] = {}
+        self._ids: dict[tuple[Split, str], tuple[str, ...]] = {}
+
+    def ids(self, split: Split, level: str | None = None) -> Sequence[str]:
+        """Round by round: first one goal of every product, then a second of every product that has one, and so on."""
+        level = level or ""
+        if level and level not in LEVELS:
+            raise EnvironmentContractError(f"webshop has no level {level!r}: known: {', '.join(LEVELS)}.")
+        if (split, level) not in self._ids:
+            self._ids[split, level] = tuple(self._deal(split, level))
+        return self._ids[split, level]
+
+    def task(self, id: str) -> WebshopTask:
+        level, asin, number = self._parts(id)
+        entries = self._entries.get(asin, ())
+        if number >= len(entries) or (level in SMALL_SHOPS and asin not in self._kept(level)):
+            raise EnvironmentContractError(f"webshop has no task {id!r} in this world: ids() lists those there are.")
+        return WebshopTask(
+            id=id,
+            session=Session(self._shop(level), entries[number].goal),
+            mode=self.settings.observation,
+            grammar=self.grammar,
+            turns=self.settings.max_turns,
+        )
+
+    def level(self, id: str) -> str:
+        return self._parts(id)[0]
+
+    @property
+    def grammar(self) -> Grammar:
+        return GRAMMARS[self.settings.observation == "compact"]
+
+    def prompt(self) -> str:
+        task = (
+            "You are shopping. Find a product that is what the instruction asks for, below its price limit; "
+            "choose the options it names, then buy."
+        )
+        links = "" if self.settings.observation != "compact" else f"\nThe words are: {', '.join(compact.WORDS)}."
+        return f"{task}\n{self.grammar.describe()}{links}"
+
+    def demonstrate(self, id: str, style: str, seed: int) -> list[str]:
+        """Replies of a scripted shopper. They are the same for every `seed`: the shoppers do not gamble."""
+        if style not in SHOPPERS:
+            raise EnvironmentContractError(f"webshop has no style {style!r}: known: {', '.join(SHOPPERS)}.")
+        return self.task(id).played_by(SHOPPERS[style](self.settings.max_turns))
+
+    def goal(self, id: str) -> Goal:
+        """What task `id` asks for."""
+        return self.task(id).session.goal
+
+    def fingerprint(self) -> str:
+        """Hash of settings, prompt and the catalogue's content; where the catalogue lies does not matter."""
+        settings = self.settings.model_dump(mode="json", exclude={"catalogue"})
+        told = json.dumps(["Webshop", settings, self.prompt(), self._content], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    @cached_property
+    def _content(self) -> str:
+        digest = hashlib.sha256()
+        for product in self.products:
+            digest.update(repr(replace(product, options=dict(product.options), option_images={})).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _by_asin(self) -> dict[str, Product]:
+        return {product.asin: product for product in self.products}
+
+    def _read_goals(self) -> dict[str, tuple[_Entry, ...]]:
+        human = self.settings.goals == "human"
+        read = human_goals if human else synthetic_goals
+        found: dict[str, list[Goal]] = {}
+        for goal in read(self.products, self.prices, seed=self.settings.catalogue_seed):
+            found.setdefault(goal.asin, []).append(goal)
+        if not found:
+            raise DataError(f"the catalogue {self.world} has no {self.settings.goals} instruction: use other goals.")
+        return {
+            asin: tuple(
+                _Entry(goal, n) for n, goal in enumerate(sorted(goals, key=lambda g: (g.options, g.instruction)))
+            )
+            for asin, goals in found.items()
+        }
+
+    def _deal(self, split: Split, level: str) -> list[str]:
+        kept = self._kept(level)
+        hands = []
+        for asin in sorted(self._entries, key=_shuffled):
+            if asin in kept and split_of(asin) == split:
+                hand = [e for e in self._entries[asin] if _easy_enough(e.goal, level) and self._offered(e.goal)]
+                random.Random(f"goals of {asin}").shuffle(hand)
+                hands.append((asin, hand))
+        rounds = max((len(hand) for _, hand in hands), default=0)
+        return [
+            self._id(level, asin, hand[round_].number)
+            for round_ in range(rounds)
+            for asin, hand in hands
+            if round_ < len(hand)
+        ]
+
+    def _offered(self, goal: Goal) -> bool:
+        return True
+
+    def _kept(self, level: str) -> frozenset[str]:
+        """The products of a small shop: train, dev and test in the usual shares, those with goals first."""
+        if level not in SMALL_SHOPS:
+            return frozenset(self._by_asin)
+        wanted = SMALL_SHOPS[level]
+        order = sorted(self._by_asin, key=lambda asin: (asin not in self._entries, _shuffled(asin)))
+        kept: list[str] = []
+        for split in SPLITS:
+            kept += [asin for asin in order if split_of(asin) == split][: round(wanted * SHARES[split] / 100)]
+        kept += [asin for asin in order if asin not in set(kept)][: max(0, wanted - len(kept))]
+        return frozenset(kept[:wanted])
+
+    def _shop(self, level: str) -> Shop:
+        name = level if level in SMALL_SHOPS else ""
+        if name not in self._shops:
+            kept = self._kept(name)
+            products = tuple(product for product in self.products if product.asin in kept)
+            self._shops[name] = Shop(
+                products=products,
+                prices=self.prices,
+                goals=tuple(entry.goal for asin in kept for entry in self._entries.get(asin, ())),
+                index=Index.build(products),
+                noun_rule=self.settings.noun_rule,
+                fidelity=self.settings.fidelity,
+            )
+        return self._shops[name]
+
+    def _id(self, level: str, asin: str, number: int) -> str:
+        return "/".join(part for part in ("webshop", self.world, level, f"{asin}#{number}") if part)
+
+    def _parts(self, id: str) -> tuple[str, str, int]:
+        """Level, asin and number of `id`. Raises EnvironmentContractError where it is not of this world."""
+        parts = id.split("/")
+        asin, _, number = parts[-1].partition("#")
+        level = parts[2] if len(parts) == 4 else ""
+        known = parts[:2] == ["webshop", self.world] and len(parts) in (3, 4) and (level in LEVELS or len(parts) == 3)
+        if not known or not number.isdecimal() or asin not in self._by_asin:
+            raise EnvironmentContractError(f"webshop has no task {id!r} in this world: ids() lists those there are.")
+        return level, asin, int(number)
+
+
+def split_of(asin: str) -> Split:
+    """The split of a product, from its asin alone: 60 % train, 10 % dev, 30 % test."""
+    place = int(hashlib.sha256(asin.encode()).hexdigest()[:8], 16) % 100
+    return "train" if place < SHARES["train"] else "dev" if place < SHARES["train"] + SHARES["dev"] else "test"
+
+
+def _shuffled(asin: str) -> str:
+    return hashlib.sha256(f"order of {asin}".encode()).hexdigest()
+
+
+def _easy_enough(goal: Goal, level: str) -> bool:
+    if level == "simple":
+        return len(goal.attributes) == 1 and not goal.options
+    if level == "medium":
+        return len(goal.attributes) <= 2 and len(goal.options) <= 1
+    return True

@@ -1,0 +1,240 @@
+"""Scripted shoppers. They read the compact view as text and answer with actions, exactly as a policy does.
+
+Nothing here knows the goal: `reply` sees only what was shown. They measure how hard a world is, and the warm start
+imitates them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+PAGES = 3
+"""Results pages that the careful shopper reads before it takes the best it saw."""
+
+
+class Shopper(Protocol):
+    """Plays one episode: called with each page in turn, the first of which starts with the instruction."""
+
+    def reply(self, page: str) -> str:
+        """The next action."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An instruction, read.
+
+    Attributes:
+        phrases: what must stand in a product's text: attributes and the kind of product.
+        options: (group, value); the group is empty where the instruction names none.
+        limit: the price must be lower, dollars; infinite where none is stated.
+    """
+
+    phrases: tuple[str, ...]
+    options: tuple[tuple[str, str], ...]
+    limit: float
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The distinct words of the phrases, in order: a short query."""
+        return tuple(dict.fromkeys(word for phrase in self.phrases for word in phrase.split()))
+
+
+def read_instruction(text: str) -> Wanted:
+    """Take an instruction apart.
+
+    >>> read_instruction("find me vegan, matte lipstick with aloe with color: red, and price lower than 30.00 dollars")
+    Wanted(phrases=('vegan', 'matte lipstick', 'aloe'), options=(('color', 'red'),), limit=30.0)
+    """
+    text = " ".join(text.lower().split())
+    limit = float("inf")
+    if found := _LIMIT.search(text):
+        limit = float(found[1])
+        text = text[: found.start()]
+    options: list[tuple[str, str]] = []
+    if found := _OPTIONS.search(text):
+        options = [
+            (group.strip(), value.strip())
+            for group, _, value in (part.partition(":") for part in found[1].split(", and "))
+        ]
+        text = text[: found.start()]
+    text = text.removeprefix("find me ")
+    phrases = [phrase.strip(" .") for part in text.split(" with ") for phrase in part.split(",")]
+    return Wanted(tuple(phrase for phrase in phrases if phrase), tuple(options), limit)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One line of a results page."""
+
+    page: int
+    link: str
+    title: str
+    low: float
+    high: float
+
+    def lacks(self, wanted: Wanted) -> int:
+        """How many of the wanted words the title does not have."""
+        words = set(_WORD.findall(self.title))
+        return sum(word not in words for word in _WORD.findall(" ".join(wanted.words)))
+
+
+def read_offers(page: str) -> list[Offer]:
+    """The products of a results page in compact view; empty for any other page."""
+    heading = _HEADING.match(page)
+    if heading is None:
+        return []
+    return [
+        Offer(int(heading[1]), found[1], found[2], float(found[3]), float(found[4] or found[3]))
+        for found in (_OFFER.fullmatch(line) for line in page.splitlines())
+        if found is not None
+    ]
+
+
+def read_options(page: str) -> dict[str, dict[str, str]]:
+    """Group to (value to link) of an item page in compact view."""
+    groups: dict[str, dict[str, str]] = {}
+    for line in page.splitlines():
+        group, separator, values = line.partition(": ")
+        if separator and values.startswith(tuple("123456789")):
+            # Values may hold commas themselves, so a value ends only where the next number in line follows.
+            found = _VALUES.findall(values)
+            groups[group] = {value.removesuffix(" *").strip(): link for link, value in found}
+    return groups
+
+
+def _clicks(wanted: Wanted, page: str) -> tuple[list[str], bool]:
+    """Links of the wanted options that the page has, and whether it has all of them."""
+    groups = read_options(page)
+    links = []
+    for group, value in wanted.options:
+        homes = [groups[group]] if group in groups else [] if group else list(groups.values())
+        link = next((home[value] for home in homes if value in home), None)
+        if link is not None:
+            links.append(link)
+    return links, len(links) == len(wanted.options)
+
+
+@dataclass
+class First:
+    """Buys the first result: with the named options that it has, or without any.
+
+    The whole instruction is its query where `everything`, else the attributes and the kind of product.
+    """
+
+    options: bool
+    everything: bool = False
+    plan: list[str] = field(default_factory=list)
+    wanted: Wanted | None = None
+    turn: int = 0
+
+    def reply(self, page: str) -> str:
+        self.turn += 1
+        if self.wanted is None:
+            self.wanted = read_instruction(page.splitlines()[0])
+            return f"search[{' '.join(query_words(self.wanted, self.everything))}]"
+        if self.turn == 2:
+            return "click[1]" if read_offers(page) else "click[back]"
+        if self.turn == 3:
+            clicks = _clicks(self.wanted, page)[0] if self.options else []
+            self.plan = [f"click[{link}]" for link in clicks] + ["click[buy]"]
+        return self.plan.pop(0) if self.plan else "click[buy]"
+
+
+def query_words(wanted: Wanted, everything: bool) -> list[str]:
+    """The words of a query: attributes and kind, and with `everything` the names and values of options too."""
+    more = [word for option in wanted.options for part in option for word in part.split()] if everything else []
+    return [*wanted.words, *more]
+
+
+@dataclass
+class Browser:
+    """Reads results pages, opens what fits, goes back when an option is missing, and at last takes the best it saw.
+
+    Attributes:
+        titles: whether titles must fit too. Without, it goes by price and options alone, on the first page only.
+        turns: turns it may use in all; it buys in time.
+        wanted: the instruction, once read.
+        opened: candidates tried and found wanting, as (page, link).
+    """
+
+    titles: bool = True
+    turns: int = 10
+    everything: bool = False
+    wanted: Wanted | None = None
+    here: Offer | None = None
+    settled: bool = False
+    seen: dict[tuple[int, str], Offer] = field(default_factory=dict)
+    lacking: dict[tuple[int, str], int] = field(default_factory=dict)
+    plan: list[str] = field(default_factory=list)
+    used: int = 0
+
+    def reply(self, page: str) -> str:
+        self.used += 1
+        if self.wanted is None:
+            self.wanted = read_instruction(page.splitlines()[0])
+            return f"search[{' '.join(query_words(self.wanted, self.everything))}]"
+        if self.plan:
+            return self.plan.pop(0)
+        if _HEADING.match(page):
+            return self._choose(page, self.wanted)
+        return self._judge(page, self.wanted)
+
+    def _choose(self, page: str, wanted: Wanted) -> str:
+        """On a results page: open a candidate, turn the page, or settle for the best seen so far."""
+        offers = read_offers(page)
+        number = int(_HEADING.match(page)[1])  # type: ignore[index]
+        for offer in offers:
+            self.seen.setdefault((offer.page, offer.link), offer)
+        if not self.settled:
+            for offer in offers:
+                fits = offer.high < wanted.limit and (not self.titles or offer.lacks(wanted) == 0)
+                if fits and (offer.page, offer.link) not in self.lacking:
+                    return self._open(offer)
+            left = self.turns - self.used
+            if self.titles and len(offers) == 10 and number < PAGES and left > 4 + number + len(wanted.options):
+                return "click[next]"
+        self.settled = True
+        if not self.seen:
+            return "click[back]"
+        best = min(self.seen.values(), key=lambda offer: self._regret(offer, wanted))
+        if best.page < number:
+            return "click[prev]"
+        return "click[next]" if best.page > number else self._open(best)
+
+    def _open(self, offer: Offer) -> str:
+        self.here = offer
+        return f"click[{offer.link}]"
+
+    def _judge(self, page: str, wanted: Wanted) -> str:
+        """On an item page: buy it with the options wanted, or go back because one is missing."""
+        links, complete = _clicks(wanted, page)
+        left = self.turns - self.used
+        if not complete and not self.settled and self.here is not None and left > 3 + len(wanted.options):
+            self.lacking[(self.here.page, self.here.link)] = len(wanted.options) - len(links)
+            return "click[prev]"
+        self.plan = [f"click[{link}]" for link in links] + ["click[buy]"]
+        return self.plan.pop(0)
+
+    def _regret(self, offer: Offer, wanted: Wanted) -> tuple[float, int]:
+        price = 0.0 if offer.high < wanted.limit else 0.5 if offer.low < wanted.limit else 1.0
+        lacks = offer.lacks(wanted) if self.titles else 0
+        return price + lacks + self.lacking.get((offer.page, offer.link), 0), offer.page * 100 + int(offer.link)
+
+
+_LIMIT = re.compile(r",? and price lower than ([\d.]+) dollars\.?$")
+_OPTIONS = re.compile(r" with ((?:(?! with )[^:,])+: .*)$")
+_HEADING = re.compile(r"page (\d+), (\d+) results")
+_OFFER = re.compile(r"(\d+) (.*?) ?\$([\d.]+)(?:-([\d.]+))?")
+_VALUES = re.compile(r"(?:^|, )(\d+) (.*?)(?=, \d+ |$)")
+_WORD = re.compile(r"[^\W_]+")
+
+SHOPPERS: dict[str, Callable[[int], Shopper]] = {
+    "careful": lambda turns: Browser(turns=turns),
+    "careless": lambda _: First(options=False),
+    "hasty": lambda _: First(options=True),
+}
+"""Styles that the environment demonstrates; each is made from the number of turns it may use."""
