@@ -10,10 +10,11 @@ from functools import lru_cache
 
 import regex
 
-STOP_WORDS = frozenset(  # noqa: SIM905 (ruff wants a word a line)
+_STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
-    " to was will with".split()
+    " to was will with"
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 LONGEST_TOKEN = 255
 """Characters. Lucene cuts a longer run into pieces of this length."""
 

