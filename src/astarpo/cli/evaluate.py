@@ -1,0 +1,60 @@
+"""`astarpo evaluate`: success and score of a run's policy, or of any model, on held-out tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from astarpo.cli.common import EnvironmentArgument, FilesOption, JsonOption, PresetOption, emit, environment_of, resolve
+from astarpo.types import Split
+
+
+def evaluate(
+    ctx: typer.Context,
+    policy: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A run folder, tiny, a model folder, or a Hugging Face hub name.")
+    ],
+    environment: EnvironmentArgument,
+    checkpoint: Annotated[str, typer.Option(metavar="WHICH", help="Of a run: last, or best on dev.")] = "last",
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="test, dev or train. Make choices on dev.")] = "test",
+    preset: PresetOption = "default",
+    settings: FilesOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Evaluate a run's policy or a model on held-out tasks of ENV, greedily and sampled.
+
+    A run is evaluated under its own settings where ENV is what it was trained on, else under the preset's.
+    """
+    if split not in get_args(Split):
+        raise typer.BadParameter(f"{split!r} is not a split: choose one of {', '.join(get_args(Split))}.")
+    if checkpoint not in ("last", "best"):
+        raise typer.BadParameter(f"{checkpoint!r} is not a checkpoint: choose last or best.")
+    run_folder = Path(policy) if (Path(policy) / "settings.yaml").is_file() else None
+    own = [run_folder / "settings.yaml"] if run_folder and environment_of(run_folder) == environment else []
+    run = resolve(environment, preset, [*own, *(settings or [])], ctx.meta["overrides"])
+    from astarpo import evaluate as evaluation
+    from astarpo.checkpoint import model_folder
+    from astarpo.cli.display import evaluations_table, watching
+    from astarpo.policy.load import load_policy
+    from astarpo.run import environment as built
+
+    model = str(model_folder(run_folder, checkpoint)) if run_folder else policy
+    player = load_policy(run.policy.model_copy(update={"model": model}), environment)
+    with watching(quiet_stdout=json) as watch:
+        found = evaluation.evaluate(
+            player,
+            built(run),
+            settings=run.evaluation,
+            rollout=run.rollout,
+            split=split,  # type: ignore[arg-type]
+            watch=watch,
+        )
+    if json:
+        emit({"policy": policy, "environment": environment, **found.as_dict()})
+        return
+    from rich.console import Console
+
+    label = f"{checkpoint} of {run_folder}" if run_folder else policy
+    Console().print(evaluations_table(f"{environment} · {split} · {label}", [(policy, found)]))

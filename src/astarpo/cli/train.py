@@ -1,0 +1,163 @@
+"""`astarpo train`: one run from settings to table, or an interrupted one taken up again."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from astarpo.cli.common import FilesOption, JsonOption, Overrides, emit, environment_of, resolve
+from astarpo.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from astarpo.run import Run
+    from astarpo.trainer import Result
+
+STOPPED = 130
+
+
+def train(
+    ctx: typer.Context,
+    environment: Annotated[
+        str | None,
+        typer.Argument(metavar="ENV", help="An environment (astarpo list), or a dotted path to your own class."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Settings to begin from (astarpo list presets). [default: default]"),
+    ] = None,
+    settings: FilesOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's folder. [default: runs/ENV-PRESET-TIME]")
+    ] = None,
+    updates: Annotated[int | None, typer.Option(metavar="N", help="Optimiser updates.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seeds task choice and sampling.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(metavar="N", help="Updates between checkpoints.")] = None,
+    keep_checkpoints: Annotated[int | None, typer.Option(metavar="N", help="Latest checkpoints kept.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and what an update would do and cost; train nothing.")
+    ] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with the run in this folder.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Train an agent on ENV and show what it learned.
+
+    Settings are laid over each other: the preset, then --settings FILE, then --section.name=value, then the options.
+    """
+    overrides: Overrides = ctx.meta["overrides"]
+    if resume is not None:
+        fixed = {
+            "--preset": preset,
+            "--settings": settings or None,
+            "--out": out,
+            "--seed": seed,
+            "--checkpoint-every": checkpoint_every,
+            "--keep-checkpoints": keep_checkpoints,
+            "--dry-run": dry_run or None,
+            **{f"--{name}": value for name, value in overrides},
+        }
+        _refuse_with_resume([name for name, value in fixed.items() if value is not None], environment, resume)
+        _finish(resume, None, updates, json)
+        return
+    if environment is None:
+        raise SettingsError(
+            "train needs an environment, for example `astarpo train arithmetic`: `astarpo list` names them."
+        )
+    run = resolve(
+        environment,
+        preset or "default",
+        settings or [],
+        overrides,
+        updates=updates,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        keep_checkpoints=keep_checkpoints,
+    )
+    if dry_run:
+        _show_plan(run, json)
+        return
+    _finish(out or new_folder(run), run, None, json)
+
+
+def new_folder(run: Run, root: Path = Path("runs")) -> Path:
+    """Where a run goes that was not told where: runs/ENV-PRESET-YYYYMMDD-HHMMSS, with a number where that is taken."""
+    name = re.sub(r"[^\w.-]+", "-", run.environment.name)
+    wanted = root / f"{name}-{run.preset or 'settings'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = wanted, 2
+    while folder.exists():
+        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return folder
+
+
+def _refuse_with_resume(given: list[str], environment: str | None, folder: Path) -> None:
+    if given:
+        raise SettingsError(
+            f"{given[0]} cannot go with --resume: a run keeps the settings it began with, only --updates may be raised."
+        )
+    if environment is not None and environment_of(folder) != environment:
+        raise SettingsError(
+            f"the run in {folder} is one of {environment_of(folder)!r}, not of {environment!r}: leave ENV out."
+        )
+
+
+def _finish(folder: Path, run: Run | None, updates: int | None, json: bool) -> None:
+    """Train or resume, then say what came of it."""
+    from astarpo import trainer
+    from astarpo.cli.display import watching
+
+    try:
+        with watching(quiet_stdout=json) as watch:
+            if run is None:
+                result = trainer.resume(folder, updates=updates, watch=watch)
+            else:
+                watch.note(f"run folder: {folder}")
+                result = trainer.train(run, folder, watch=watch)
+    except KeyboardInterrupt:
+        if any((folder / "checkpoints").glob("[0-9]*")):
+            typer.echo(f"stopped. Go on with: astarpo train --resume {folder}", err=True)
+        else:
+            typer.echo(
+                f"stopped before the first checkpoint: nothing to go on with, {folder} can be removed.", err=True
+            )
+        raise typer.Exit(STOPPED) from None
+    from astarpo.report.curve import draw
+
+    picture = draw(folder)
+    if json:
+        emit({**result.as_dict(), "folder": str(folder), "curve": str(picture)})
+        return
+    from rich.console import Console
+
+    show(result, picture, Console())
+
+
+def show(result: Result, picture: Path, console: Console) -> None:
+    """The one table of a finished run, what it means, and where everything is."""
+    from astarpo.cli.display import duration, evaluations_table, verdict
+
+    title = f"{result.environment} · {result.algorithm} · {result.updates} updates · {duration(result.seconds)}"
+    console.print()
+    console.print(evaluations_table(title, [("before", result.before), ("after", result.after)]))
+    console.print(verdict(result.before, result.after), highlight=False)
+    console.print(f"run    {result.folder}", highlight=False, soft_wrap=True)
+    console.print(f"curve  {picture}", highlight=False, soft_wrap=True)
+
+
+def _show_plan(run: Run, json: bool) -> None:
+    from astarpo import trainer
+
+    plan = trainer.plan(run)
+    if json:
+        document: dict[str, Any] = {"settings": run.dump(), "plan": plan.as_dict()}
+        emit(document)
+        return
+    import yaml
+
+    typer.echo(yaml.safe_dump(run.dump(), sort_keys=False, allow_unicode=True))
+    for line in plan.lines:
+        typer.echo(line)

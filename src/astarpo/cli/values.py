@@ -1,0 +1,47 @@
+"""`astarpo values`: stage 1 alone. How well the reference policy does on the training tasks, and V* of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from astarpo.cli.common import EnvironmentArgument, FilesOption, JsonOption, PresetOption, emit, resolve
+from astarpo.cli.train import STOPPED, new_folder
+
+
+def values(
+    ctx: typer.Context,
+    environment: EnvironmentArgument,
+    preset: PresetOption = "default",
+    settings: FilesOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the value table goes. [default: runs/ENV-values-TIME]")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Estimate V* of ENV's training tasks from plays of the reference policy, and train nothing.
+
+    Given the same --out again, it goes on where it stopped.
+    """
+    run = resolve(environment, preset, settings or [], ctx.meta["overrides"])
+    folder = out or new_folder(run.model_copy(update={"preset": "values"}))
+    from astarpo import trainer
+    from astarpo.cli.display import watching
+    from astarpo.value_table import render_summary
+
+    try:
+        with watching(quiet_stdout=json) as watch:
+            summary = trainer.measure_values(run, folder, watch=watch)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped. Go on with the same command and --out {folder}", err=True)
+        raise typer.Exit(STOPPED) from None
+    if json:
+        emit({"environment": environment, "folder": str(folder), **summary.as_dict()})
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(render_summary(summary))
+    console.print(f"table  {folder}", highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Pictures and pages about runs. Reads what a run left behind; never trains."""
