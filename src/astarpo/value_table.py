@@ -158,7 +158,6 @@ class ValueSummary:
         """Whether not one reference play succeeded."""
         return self.successes == 0
 
-    @property
     def words(self) -> str:
         """The finding in a sentence or two."""
         if self.no_success_at_all:
@@ -174,7 +173,7 @@ class ValueSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, the finding in words included."""
-        return asdict(self) | {"no_success_at_all": self.no_success_at_all, "words": self.words}
+        return asdict(self) | {"no_success_at_all": self.no_success_at_all, "words": self.words()}
 
 
 class ValueTable:
@@ -437,7 +436,7 @@ def render_summary(summary: ValueSummary) -> RenderableType:
     for count, low, high in zip(summary.counts, summary.edges, summary.edges[1:], strict=False):
         histogram.add_row(f"{low:5.2f} to {high:5.2f}", Bar(most, 0, count, width=40), str(count))
     style = "bold red" if summary.no_success_at_all else ""
-    return Group(Text(summary.words, style=style), Text(spread), histogram)
+    return Group(Text(summary.words(), style=style), Text(spread), histogram)
 
 
 def _settled(rewards: Sequence[float], settings: ValueSettings) -> bool:

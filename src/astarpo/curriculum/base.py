@@ -42,7 +42,8 @@ class Curriculum(ABC, Generic[S]):
 
     Args:
         settings: its own settings.
-        ids_of: training ids of a level, or of the target distribution for None; the same ids at every call.
+        ids_of: training ids of a level, or of the target distribution for None; asked once for each, when the first
+            task is chosen, so that stage 1 can play and filter them before. An id that repeats weighs as often.
         levels: the levels of the chosen ladder, easiest first; empty where none was chosen.
         seed: the run's seed.
 
@@ -59,6 +60,7 @@ class Curriculum(ABC, Generic[S]):
         self.levels = levels
         self.seed = seed
         self._ids_of = ids_of
+        self._ids: dict[str | None, Sequence[str]] = {}
         if self.climbs is True and not levels:
             raise SettingsError(
                 f"curriculum {settings.name!r} climbs a ladder and none is set: give curriculum.ladder one of the "
@@ -89,15 +91,21 @@ class Curriculum(ABC, Generic[S]):
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave. The next choices are those of the curriculum that gave it."""
 
+    @property
+    def pools(self) -> tuple[str | None, ...]:
+        """Every level that `choose` may ever draw from, None for the target distribution: what stage 1 must play."""
+        return self.levels or (None,)
+
     def tasks(self, level: str | None) -> Sequence[str]:
         """Training ids of `level`. Raises RunError where there are none."""
-        ids = self._ids_of(level)
-        if not ids:
+        if level not in self._ids:
+            self._ids[level] = self._ids_of(level)
+        if not self._ids[level]:
             where = "the target distribution" if level is None else f"curriculum level {level!r}"
             raise RunError(
                 f"{where} has no training task left: loosen the value filters, or give the environment more tasks."
             )
-        return ids
+        return self._ids[level]
 
 
 class Epochs:
@@ -118,7 +126,7 @@ class Epochs:
 
         Args:
             pool: name of the pool, the key of its position.
-            ids: the pool, at least one id, the same at every call with this name.
+            ids: the pool, at least one id, the same at every call with this name. An id that repeats weighs as often.
             n: how many; where there are fewer ids than `n`, they repeat.
             without: ids to pass over, where others are left. They count as taken in this epoch.
         """

@@ -11,7 +11,7 @@ The floor returns to every task now and then, since a task thought hopeless or m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,80 +37,104 @@ class Learnable(Curriculum[LearnableSettings]):
 
     def __init__(self, settings: LearnableSettings, ids_of: IdsOf, levels: tuple[str, ...], seed: int) -> None:
         super().__init__(settings, ids_of, levels, seed)
-        self._names: tuple[str | None, ...] = levels or (None,)
-        self._pool: list[str] = []
-        self._index: dict[str, int] = {}
-        of_level: list[int] = []
-        for number, name in enumerate(self._names):
-            for id in self.tasks(name):
-                if id not in self._index:  # levels may be nested: a task belongs to the easiest that has it
-                    self._index[id] = len(self._pool)
-                    self._pool.append(id)
-                    of_level.append(number)
-        self._of_level: NDArray[np.int64] = np.array(of_level, dtype=np.int64)
-        self._task_counts = np.zeros((len(self._pool), 2))
-        self._level_counts = np.zeros((len(self._names), 2))
+        self._trackers: _Trackers | None = None
+
+    @property
+    def trackers(self) -> _Trackers:
+        """Success as tracked so far, task by task."""
+        if self._trackers is None:
+            self._trackers = _Trackers([self.tasks(level) for level in self.pools], self.settings)
+        return self._trackers
 
     def choose(self, update: int, n: int) -> list[str]:
         """`n` tasks by learnability; all of them, as often as needed, where the pool is smaller."""
-        random = generator(self.seed, "learnable", update)
-        chosen: list[str] = []
-        while n - len(chosen) > len(self._pool):
-            chosen += self._pool
-        rest = self._gumbel_top(random, n - len(chosen))
-        return chosen + [self._pool[i] for i in rest]
-
-    def success(self) -> NDArray[np.float64]:
-        """[N] tracked success rate of each task of the pool, in (0, 1)."""
-        s, f = self._level_counts.T
-        of_level = (s + 1) / (s + f + 2)
-        alpha, beta = self._task_counts.T
-        prior = self.settings.prior
-        rate: NDArray[np.float64] = (alpha + prior * of_level[self._of_level]) / (alpha + beta + prior)
-        return rate
-
-    def probabilities(self) -> NDArray[np.float64]:
-        """[N] chance of each task of the pool at the next single draw; sums to 1."""
-        p = self.success()
-        learnable = p * (1 - p)
-        mixed: NDArray[np.float64] = (1 - self.settings.floor) * learnable / learnable.sum()
-        return mixed + self.settings.floor / len(self._pool)
+        pool = self.trackers.pool
+        chosen = pool * ((n - 1) // len(pool))
+        # The largest of ln P + Gumbel noise are a draw without replacement in proportion to P.
+        noise = generator(self.seed, "learnable", update).gumbel(size=len(pool))
+        order = np.argsort(-(np.log(self.trackers.probabilities()) + noise), kind="stable")
+        return chosen + [pool[i] for i in order[: n - len(chosen)]]
 
     def observe(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """Update the trackers of the tasks that were played, and of their levels."""
-        tasks, levels = np.zeros_like(self._task_counts), np.zeros_like(self._level_counts)
-        for episode in episodes:
-            column = 0 if episode.success else 1
-            index = self._index[episode.task]
-            tasks[index, column] += 1
-            levels[self._of_level[index], column] += 1
-        for counts, new in ((self._task_counts, tasks), (self._level_counts, levels)):
-            played = new.sum(axis=1) > 0
-            counts[played] = self.settings.keep * counts[played] + new[played]
-        p = self.success()
+        self.trackers.count((episode.task, episode.success) for episode in episodes)
+        p = self.trackers.success()
         return {
-            "curriculum/seen": float((self._task_counts.sum(axis=1) > 0).mean()),
+            "curriculum/seen": float((self.trackers.of_task.sum(axis=1) > 0).mean()),
             "curriculum/success": float(p.mean()),
             "curriculum/learnability": float((p * (1 - p)).mean()),
         }
 
     def state(self) -> dict[str, Any]:
         """The counts of the tasks played so far and of the levels."""
-        seen = np.flatnonzero(self._task_counts.sum(axis=1))
-        return {
-            "tasks": {self._pool[i]: self._task_counts[i].tolist() for i in seen},
-            "levels": self._level_counts.tolist(),
-        }
+        return self.trackers.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self._task_counts = np.zeros((len(self._pool), 2))
-        for id, counts in state["tasks"].items():
-            self._task_counts[self._index[id]] = counts
-        self._level_counts = np.array(state["levels"], dtype=np.float64)
+        self.trackers.restore(state)
 
-    def _gumbel_top(self, random: np.random.Generator, n: int) -> NDArray[np.intp]:
-        # The n largest of ln P + Gumbel noise are a draw without replacement in proportion to P.
-        with np.errstate(divide="ignore"):
-            keys = np.log(self.probabilities()) + random.gumbel(size=len(self._pool))
-        return np.argsort(-keys, kind="stable")[:n]
+
+class _Trackers:
+    """A Beta tracker for each task and each level.
+
+    Attributes:
+        pool: the N distinct tasks. Levels may be nested: a task belongs to the easiest that has it.
+        of_task: [N, 2] successes and failures, old ones decayed.
+        of_level: [levels, 2] the same.
+    """
+
+    def __init__(self, levels: Sequence[Sequence[str]], settings: LearnableSettings) -> None:
+        self._settings = settings
+        self._index: dict[str, int] = {}
+        level_of: list[int] = []
+        times: list[int] = []
+        for number, ids in enumerate(levels):
+            for id in ids:
+                index = self._index.setdefault(id, len(self._index))
+                if index == len(times):
+                    level_of.append(number)
+                    times.append(0)
+                times[index] += level_of[index] == number
+        self.pool = list(self._index)
+        self._level_of: NDArray[np.int64] = np.array(level_of, dtype=np.int64)
+        self._times: NDArray[np.float64] = np.array(times, dtype=np.float64)
+        self.of_task = np.zeros((len(self.pool), 2))
+        self.of_level = np.zeros((len(levels), 2))
+
+    def success(self) -> NDArray[np.float64]:
+        """[N] tracked success rate of each task, in (0, 1)."""
+        wins, losses = self.of_level.T
+        level = (wins + 1) / (wins + losses + 2)
+        alpha, beta = self.of_task.T
+        prior = self._settings.prior
+        rate: NDArray[np.float64] = (alpha + prior * level[self._level_of]) / (alpha + beta + prior)
+        return rate
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """[N] chance of each task at the next single draw; sums to 1."""
+        p = self.success()
+        learnable = self._times * p * (1 - p)
+        mixed: NDArray[np.float64] = (1 - self._settings.floor) * learnable / learnable.sum()
+        mixed += self._settings.floor * self._times / self._times.sum()
+        return mixed
+
+    def count(self, played: Iterable[tuple[str, bool]]) -> None:
+        """Decay what was counted before for the tasks and levels that were played, and add these plays."""
+        tasks, levels = np.zeros_like(self.of_task), np.zeros_like(self.of_level)
+        for id, success in played:
+            index, column = self._index[id], 0 if success else 1
+            tasks[index, column] += 1
+            levels[self._level_of[index], column] += 1
+        for counts, new in ((self.of_task, tasks), (self.of_level, levels)):
+            rows = new.sum(axis=1) > 0
+            counts[rows] = self._settings.keep * counts[rows] + new[rows]
+
+    def state(self) -> dict[str, Any]:
+        seen = np.flatnonzero(self.of_task.sum(axis=1))
+        return {"tasks": {self.pool[i]: self.of_task[i].tolist() for i in seen}, "levels": self.of_level.tolist()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.of_task = np.zeros_like(self.of_task)
+        for id, counts in state["tasks"].items():
+            self.of_task[self._index[id]] = counts
+        self.of_level = np.array(state["levels"], dtype=np.float64)

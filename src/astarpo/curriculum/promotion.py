@@ -68,6 +68,11 @@ class Promotion(Curriculum[PromotionSettings]):
         """Where on the ladder, from 0; the number of levels stands for the target distribution."""
         return self._stage
 
+    @property
+    def pools(self) -> tuple[str | None, ...]:
+        """The levels, and the target distribution past the last."""
+        return (*self.levels, None)
+
     def choose(self, update: int, n: int) -> list[str]:
         """Tasks of the current stage, and the rehearsal share from the levels below it."""
         random = generator(self.seed, "rehearsal", update)
