@@ -1,0 +1,202 @@
+"""Everything a run needs to go on exactly: weights, optimiser, curriculum, algorithm. A checkpoint is there or is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from astarpo.errors import RunError
+from astarpo.journal import RUN_VERSION, write_atomically
+from astarpo.policy.huggingface import HuggingFacePolicy
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held besides the weights and the optimiser, which are put back in place.
+
+    Attributes:
+        update: optimiser updates done.
+        curriculum, algorithm: their states.
+        best: dev success of the best checkpoint so far, and its update.
+        seconds: training time before it.
+    """
+
+    update: int
+    curriculum: dict[str, Any]
+    algorithm: dict[str, Any]
+    best: tuple[float, int]
+    seconds: float
+
+
+class Checkpoints:
+    """The checkpoints of one run folder. The latest few and the best on dev are kept."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder / "checkpoints"
+        self.keep = keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, policy: HuggingFacePolicy, optimizer: torch.optim.Optimizer, state: Restored) -> Path:
+        """Write one checkpoint. It appears under its own name only when it is whole.
+
+        Raises:
+            RunError: it cannot be written; earlier checkpoints are untouched.
+        """
+        target = self.folder / f"{state.update:06d}"
+        making = self.folder / f".making-{state.update:06d}"
+        try:
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            policy.model.save_pretrained(making)
+            policy.tokenizer.save_pretrained(making)
+            tensors, plain = _flatten(optimizer.state_dict())
+            save_file(tensors, making / "optimizer.safetensors")
+            facts = {
+                "version": RUN_VERSION,
+                "update": state.update,
+                "curriculum": state.curriculum,
+                "algorithm": state.algorithm,
+                "best": list(state.best),
+                "seconds": state.seconds,
+                "optimizer": plain,
+            }
+            (making / "state.json").write_text(json.dumps(facts), "utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            making.rename(target)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(making, ignore_errors=True)
+            raise RunError(
+                f"cannot write checkpoint {target}: {error}; make room, then go on with `train --resume` from the last one."
+            ) from error
+        self._thin_out(state.best[1])
+        return target
+
+    def latest(self) -> Path:
+        """The newest checkpoint that is whole. Raises RunError where there is none."""
+        found = [path for path in sorted(self.folder.glob("[0-9]*"), reverse=True) if _whole(path)]
+        if not found:
+            raise RunError(f"{self.folder} holds no complete checkpoint: the run cannot be resumed; start it anew.")
+        return found[0]
+
+    def restore(self, policy: HuggingFacePolicy, optimizer: torch.optim.Optimizer) -> Restored:
+        """Put weights and optimiser of the newest checkpoint back, and return the rest.
+
+        Raises:
+            RunError: none is whole, or it was written by another version.
+        """
+        path = self.latest()
+        facts = read_state(path)
+        try:
+            weights = load_file(path / "model.safetensors")
+            tensors = load_file(path / "optimizer.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"checkpoint {path} is damaged ({error}): delete that folder and resume again.") from error
+        missing = policy.model.load_state_dict(weights, strict=False)
+        tied = set(getattr(policy.model, "_tied_weights_keys", None) or {})
+        if missing.unexpected_keys or set(missing.missing_keys) - tied:
+            raise RunError(f"checkpoint {path} does not fit the model of this run: {missing}.")
+        optimizer.load_state_dict(_unflatten(tensors, facts["optimizer"]))
+        policy.version = int(facts["update"])
+        return Restored(
+            update=int(facts["update"]),
+            curriculum=facts["curriculum"],
+            algorithm=facts["algorithm"],
+            best=(float(facts["best"][0]), int(facts["best"][1])),
+            seconds=float(facts["seconds"]),
+        )
+
+    def _thin_out(self, best: int) -> None:
+        numbered = sorted(path for path in self.folder.glob("[0-9]*") if path.is_dir())
+        for path in numbered[: -self.keep]:
+            if int(path.name) != best:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises RunError where it is unreadable or of another version."""
+    try:
+        facts: dict[str, Any] = json.loads((path / "state.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"checkpoint {path} has no readable state.json: delete that folder and resume again.") from error
+    if facts.get("version") != RUN_VERSION:
+        raise RunError(
+            f"{path} was written by run version {facts.get('version')!r} and this is version {RUN_VERSION}: use the "
+            "astarpo that wrote it."
+        )
+    return facts
+
+
+def model_folder(run: Path, which: str = "last") -> Path:
+    """The model of a run, as a folder that `load_policy` reads.
+
+    Args:
+        run: a run folder.
+        which: "last", or "best" on dev.
+
+    Raises:
+        RunError: there is none.
+    """
+    checkpoints = Checkpoints.__new__(Checkpoints)
+    checkpoints.folder, checkpoints.keep = run / "checkpoints", 1
+    latest = checkpoints.latest()
+    if which == "last":
+        return latest
+    best = checkpoints.folder / f"{int(read_state(latest)['best'][1]):06d}"
+    return best if _whole(best) else latest
+
+
+def mark_run(folder: Path) -> None:
+    """Stamp a folder as a run of this version."""
+    write_atomically(folder / "version.json", json.dumps({"version": RUN_VERSION}).encode())
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds a run of any version."""
+    return (folder / "settings.yaml").exists() and (folder / "version.json").exists()
+
+
+def check_version(folder: Path) -> None:
+    """Raises RunError where `folder` is no run, or one of another version."""
+    if not is_run(folder):
+        raise RunError(f"{folder} is not a run: it holds no settings.yaml and version.json.")
+    try:
+        version = json.loads((folder / "version.json").read_text("utf-8"))["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder}/version.json cannot be read: the folder is damaged.") from error
+    if version != RUN_VERSION:
+        raise RunError(f"{folder} is a run of version {version!r} and this is version {RUN_VERSION}: use the astarpo that wrote it.")
+
+
+def _whole(path: Path) -> bool:
+    return all((path / name).exists() for name in ("state.json", "model.safetensors", "optimizer.safetensors"))
+
+
+def _flatten(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {"groups": state["param_groups"], "scalars": {}}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}/{name}"] = value.contiguous()
+            else:
+                plain["scalars"][f"{index}/{name}"] = value
+    # safetensors refuses an empty file; before the first update there is no state yet.
+    return tensors or {"empty": torch.zeros(1)}, plain
+
+
+def _unflatten(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *plain["scalars"].items()]:
+        if key == "empty":
+            continue
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": plain["groups"]}

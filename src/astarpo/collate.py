@@ -1,0 +1,70 @@
+"""Episodes → Batch. The only place that pads and shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from astarpo.batch import Batch
+from astarpo.types import Episode
+
+
+def collate(
+    episodes: Sequence[Episode], *, values: Mapping[str, float] | None = None, device: torch.device | None = None
+) -> Batch:
+    """Right-pad episodes into one batch.
+
+    Args:
+        episodes: B of them, sampled at one temperature.
+        values: V* by task id, reward units; None leaves the column absent.
+        device: where the tensors go.
+
+    Raises:
+        ValueError: no episodes, or several temperatures, which no single scoring could match.
+        KeyError: a task without a V*.
+    """
+    if not episodes:
+        raise ValueError("a batch needs at least one episode.")
+    temperatures = {episode.temperature for episode in episodes}
+    if len(temperatures) > 1:
+        raise ValueError(f"episodes of one batch must share a temperature, got {sorted(temperatures)}.")
+    rows = [_row(episode) for episode in episodes]
+    b, t = len(rows), max(len(row[0]) for row in rows)
+    tokens = torch.zeros((b, t), dtype=torch.int64)
+    turn = torch.full((b, t), -1, dtype=torch.int64)
+    logp = torch.zeros((b, t))
+    for i, (ids, turns, log_probs) in enumerate(rows):
+        tokens[i, : len(ids)] = torch.tensor(ids)
+        turn[i, : len(ids)] = torch.tensor(turns)
+        logp[i, : len(ids)] = torch.tensor(log_probs)
+    number: dict[str, int] = {}
+    task = [number.setdefault(episode.task, len(number)) for episode in episodes]
+    batch = Batch(
+        tokens=tokens.to(device),
+        lengths=torch.tensor([len(row[0]) for row in rows]),
+        acted=(turn >= 0).to(device),
+        turn=turn.to(device),
+        behaviour_logp=logp.to(device),
+        reward=torch.tensor([episode.reward for episode in episodes], dtype=torch.float32, device=device),
+        success=torch.tensor([episode.success for episode in episodes], device=device),
+        task=torch.tensor(task, device=device),
+        temperature=temperatures.pop(),
+        v_star=None
+        if values is None
+        else torch.tensor([values[episode.task] for episode in episodes], dtype=torch.float32, device=device),
+    )
+    return batch
+
+
+def _row(episode: Episode) -> tuple[list[int], list[int], list[float]]:
+    """Ids, turn of each acted id (-1 elsewhere), and behaviour log-probs of one episode."""
+    ids: list[int] = []
+    turns: list[int] = []
+    log_probs: list[float] = []
+    for number, turn in enumerate(episode.turns):
+        seen, said = turn.observation_ids, turn.reply
+        ids += [*seen, *said.ids]
+        turns += [-1] * len(seen) + [number] * len(said.ids)
+        log_probs += [0.0] * len(seen) + list(said.log_probs)
+    return ids, turns, log_probs

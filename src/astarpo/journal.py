@@ -1,0 +1,178 @@
+"""What a run leaves behind while it goes: metrics and episodes. Whatever is there was written whole.
+
+    settings.yaml            every setting of the run
+    metrics.jsonl            one line an update; evaluations on dev are lines of their own
+    episodes/000012.jsonl.gz the episodes of update 12, one a line, under a versioned schema
+    checkpoints/000012/      weights, optimiser, curriculum and algorithm after 12 updates
+    values.sqlite            stage 1
+    notes.txt                warnings and remarks, as they were shown
+    result.json, curve.png   once the run is finished
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from astarpo.errors import RunError
+from astarpo.types import Ended, Episode, Reply, Step, Turn
+
+RUN_VERSION = 1
+"""Version of the run folder's layout; a folder of another version is refused."""
+
+EPISODE_SCHEMA = "astarpo-episode/1"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` is either as it was or complete, whatever happens in between.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(_disk(path, error)) from error
+
+
+def append(path: Path, text: str) -> None:
+    """Add `text` to `path` and hand it to the system at once. Raises RunError where that fails."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RunError(_disk(path, error)) from error
+
+
+class Journal:
+    """Writes the metrics, episodes and notes of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "episodes").mkdir(parents=True, exist_ok=True)
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        append(self.folder / "metrics.jsonl", json.dumps(line) + "\n")
+
+    def episodes(self, update: int, episodes: Sequence[Episode]) -> None:
+        """Store the episodes of `update` (counted from 1)."""
+        lines = "".join(json.dumps(episode_line(episode), separators=(",", ":")) + "\n" for episode in episodes)
+        # mtime 0: the same episodes are the same bytes.
+        packed = gzip.compress(lines.encode(), compresslevel=1, mtime=0)
+        write_atomically(self.folder / "episodes" / f"{update:06d}.jsonl.gz", packed)
+
+    def note(self, text: str) -> None:
+        """Add a remark to notes.txt."""
+        append(self.folder / "notes.txt", text.rstrip() + "\n")
+
+    def rewind(self, update: int) -> None:
+        """Forget everything after `update`: what a resumed run is about to do again."""
+        path = self.folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.folder) if int(line["update"]) <= update]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        for stored in (self.folder / "episodes").glob("*.jsonl.gz"):
+            if int(stored.name.split(".")[0]) > update:
+                stored.unlink()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl. A last line cut short by a kill is left out.
+
+    Raises:
+        RunError: a line other than the last is not JSON.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8").splitlines()
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise RunError(f"{path} line {number} is not JSON: the file was damaged after it was written.") from error
+    return found
+
+
+def episode_line(episode: Episode) -> dict[str, Any]:
+    """One episode as JSON values, with the schema's name."""
+    return {
+        "schema": EPISODE_SCHEMA,
+        "task": episode.task,
+        "attempt": episode.attempt,
+        "ended": str(episode.ended),
+        "success": episode.success,
+        "score": episode.score,
+        "reward": episode.reward,
+        "temperature": episode.temperature,
+        "policy_version": episode.policy_version,
+        "level": episode.level,
+        "turns": [
+            {
+                "observation": turn.observation,
+                "observation_ids": list(turn.observation_ids),
+                "reply": turn.reply.text,
+                "reply_ids": list(turn.reply.ids),
+                "log_probs": [round(value, 7) for value in turn.reply.log_probs],
+                "complete": turn.reply.complete,
+                "reward": turn.reward,
+                "step": {**asdict(turn.step), "info": dict(turn.step.info)},
+            }
+            for turn in episode.turns
+        ],
+    }
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """The episodes of one stored file.
+
+    Raises:
+        RunError: the file is damaged or of another schema.
+    """
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        return [_episode(json.loads(line), path) for line in lines]
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} does not hold readable episodes ({type(error).__name__}: {error}).") from error
+
+
+def _episode(line: Mapping[str, Any], path: Path) -> Episode:
+    if line.get("schema") != EPISODE_SCHEMA:
+        raise RunError(f"{path} holds episodes of schema {line.get('schema')!r}; this version reads {EPISODE_SCHEMA!r}.")
+    turns = []
+    for turn in line["turns"]:
+        step = dict(turn["step"])
+        step["ended"] = Ended(step["ended"]) if step["ended"] else None
+        said = Reply(tuple(turn["reply_ids"]), tuple(turn["log_probs"]), turn["reply"], turn["complete"])
+        turns.append(Turn(turn["observation"], tuple(turn["observation_ids"]), said, Step(**step), turn["reward"]))
+    return Episode(
+        task=line["task"],
+        attempt=line["attempt"],
+        turns=tuple(turns),
+        ended=Ended(line["ended"]),
+        success=line["success"],
+        score=line["score"],
+        temperature=line["temperature"],
+        policy_version=line["policy_version"],
+        level=line["level"],
+    )
+
+
+def _disk(path: Path, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror or error}; make room or choose another --out, then resume."

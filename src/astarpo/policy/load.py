@@ -1,0 +1,85 @@
+"""One way to a policy: the embedded model, a local folder, or a hub name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from astarpo.errors import DataError, SettingsError
+from astarpo.policy import tiny
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.run import PolicySettings
+
+FALLBACK = "arithmetic"
+"""The embedded weights that an environment without weights of its own starts from: its tokenizer reads any text."""
+
+
+def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy:
+    """The policy that `settings` names, in evaluation mode, ready to play and to be trained.
+
+    Args:
+        settings: model, device, precision, and whether rules are told.
+        environment: its name decides which embedded weights `tiny` means.
+
+    Raises:
+        DataError: the folder lacks a model or a tokenizer, or cannot be read.
+        SettingsError: no such embedded variant, or no such device.
+    """
+    embedded = settings.model == "tiny" or settings.model.startswith("tiny:")
+    where = str(_embedded(settings.model, environment)) if embedded else settings.model
+    _check_folder(where)
+    # transformers shows a bar for 0.3 M parameters; progress is ours to show.
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, settings.dtype))
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"cannot load the model {settings.model!r}: {first}") from error
+    device = _device(settings.device)
+    rules = settings.rules if settings.rules is not None else not (embedded or _says_embedded(Path(where)))
+    return HuggingFacePolicy(model.to(device).eval(), tokenizer, rules=rules, name=settings.model)
+
+
+def _embedded(model: str, environment: str) -> Path:
+    variant = model.partition(":")[2]
+    found = tiny.folder(environment, variant)
+    if found is None and not variant:
+        found = tiny.folder(FALLBACK)
+    if found is None:
+        raise SettingsError(f"there is no embedded model {model!r} for {environment}: known: {', '.join(tiny.shipped())}.")
+    return found
+
+
+def _check_folder(where: str) -> None:
+    folder = Path(where)
+    if not folder.is_dir():
+        if where.startswith((".", "/", "~")) or where.count("/") > 1:
+            raise DataError(f"there is no model folder {where}: check the path.")
+        return
+    if not (folder / "config.json").exists():
+        raise DataError(f"{folder} holds no config.json: name the folder of a Hugging Face causal model or of a run.")
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")):
+        raise DataError(f"the model folder {folder} has no tokenizer: save one beside the weights (tokenizer.json).")
+
+
+def _says_embedded(folder: Path) -> bool:
+    """Whether the folder holds a model that grew out of an embedded one, which never reads rules."""
+    config = folder / "config.json"
+    return config.exists() and bool(json.loads(config.read_text("utf-8")).get("astarpo_embedded", False))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"policy.device {name!r} is not a device: write auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"policy.device is {name!r} but no GPU is visible to torch: use auto or cpu.")
+    return device

@@ -1,0 +1,189 @@
+"""Play many episodes at once: policy ⇄ environment, token in, token out. Every episode says why it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from astarpo.environments.base import Environment, EnvironmentSettings, Task, solved
+from astarpo.environments.rewards import RewardMode
+from astarpo.errors import EnvironmentContractError
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.run import RolloutSettings
+from astarpo.types import Ended, Episode, Step, Turn
+
+
+@dataclass(frozen=True)
+class Play:
+    """One episode to be played.
+
+    Attributes:
+        task: the task's id.
+        attempt: which attempt at it, from 0.
+        key: seeds the episode's randomness, together with task and attempt.
+    """
+
+    task: str
+    attempt: int
+    key: tuple[int, ...]
+
+    def seed(self) -> tuple[int, ...]:
+        """The numbers that seed this episode's sampling: equal in every process and every batch."""
+        digest = hashlib.sha256(self.task.encode()).digest()
+        return (*self.key, int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"), self.attempt)
+
+
+@dataclass
+class _Open:
+    """An episode under way."""
+
+    play: Play
+    task: Task
+    observation: str
+    observation_ids: list[int]
+    turns: list[Turn] = field(default_factory=list)
+
+
+def collect(
+    policy: HuggingFacePolicy,
+    environment: Environment[EnvironmentSettings],
+    plays: Sequence[Play],
+    *,
+    rollout: RolloutSettings,
+    temperature: float,
+    reward: RewardMode,
+    width: int = 256,
+    spent: dict[str, float] | None = None,
+) -> list[Episode]:
+    """Play `plays` and return their episodes in the same order.
+
+    Args:
+        policy: says what is done.
+        environment: answers it.
+        plays: tasks and attempts.
+        rollout: limits on tokens; the limit on turns is the environment's own.
+        temperature: of sampling; 0 is greedy.
+        reward: mode that turns finished steps into training rewards.
+        width: episodes in flight at once.
+        spent: seconds by purpose, added to under "generation" and "environment".
+
+    Raises:
+        EnvironmentContractError: the environment raised, or a reward is not a finite number.
+    """
+    episodes: list[Episode] = []
+    for begin in range(0, len(plays), width):
+        episodes += _together(policy, environment, plays[begin : begin + width], rollout, temperature, reward, spent)
+    return episodes
+
+
+def _together(
+    policy: HuggingFacePolicy,
+    environment: Environment[EnvironmentSettings],
+    plays: Sequence[Play],
+    rollout: RolloutSettings,
+    temperature: float,
+    reward: RewardMode,
+    spent: dict[str, float] | None,
+) -> list[Episode]:
+    rules = environment.prompt() if policy.rules else ""
+    began, in_environment = time.perf_counter(), 0.0
+    conversations = policy.open([play.seed() for play in plays])
+    going: dict[int, _Open] = {}
+    done: dict[int, Episode] = {}
+    for slot, play in enumerate(plays):
+        task = environment.task(play.task)
+        observation = _start(task)
+        going[slot] = _Open(play, task, observation, policy.chat.first(observation, rules))
+    too_long = [slot for slot, one in going.items() if len(one.observation_ids) >= rollout.episode_tokens]
+    if too_long:
+        one = going[too_long[0]]
+        raise EnvironmentContractError(
+            f"the prompt of task {one.play.task!r} has {len(one.observation_ids)} tokens and rollout.episode_tokens is "
+            f"{rollout.episode_tokens}: no reply would fit; raise it."
+        )
+    while going:
+        slots = list(going)
+        conversations.extend(slots, [going[slot].observation_ids for slot in slots])
+        replies = conversations.reply(slots, rollout.reply_tokens, temperature)
+        answering = time.perf_counter()
+        for slot, said in zip(slots, replies, strict=True):
+            one = going[slot]
+            if said.complete:
+                step = _step(one.task, said.text)
+            else:
+                step = Step(valid=False, info={"kind": "cut"})
+            one.turns.append(Turn(one.observation, tuple(one.observation_ids), said, step, reward=0.0))
+            ended = step.ended
+            if ended is None and not said.complete:
+                ended = Ended.TOKEN_LIMIT
+            if ended is None and len(one.turns) >= environment.settings.max_turns:
+                ended = Ended.TURN_LIMIT
+            if ended is None:
+                one.observation, one.observation_ids = step.text, policy.chat.next(step.text)
+                if conversations.tokens(slot) + len(one.observation_ids) >= rollout.episode_tokens:
+                    ended = Ended.TOKEN_LIMIT
+            if ended is not None:
+                done[slot] = _finish(one, ended, temperature, policy.version, reward, environment)
+                del going[slot]
+        in_environment += time.perf_counter() - answering
+        conversations.close([slot for slot in slots if slot not in going])
+    if spent is not None:
+        spent["environment"] = spent.get("environment", 0.0) + in_environment
+        spent["generation"] = spent.get("generation", 0.0) + time.perf_counter() - began - in_environment
+    return [done[slot] for slot in range(len(plays))]
+
+
+def _start(task: Task) -> str:
+    try:
+        return task.start()
+    except Exception as error:
+        raise EnvironmentContractError(
+            f"task {task.id!r} raised {type(error).__name__}: {error} when it was started; an environment may not raise."
+        ) from error
+
+
+def _step(task: Task, reply: str) -> Step:
+    try:
+        return task.step(reply)
+    except EnvironmentContractError:
+        raise
+    except Exception as error:
+        raise EnvironmentContractError(
+            f"task {task.id!r} raised {type(error).__name__}: {error} on the reply {reply[:80]!r}; any reply is legal, "
+            "answer a bad one in words."
+        ) from error
+
+
+def _finish(
+    one: _Open,
+    ended: Ended,
+    temperature: float,
+    version: int,
+    reward: RewardMode,
+    environment: Environment[EnvironmentSettings],
+) -> Episode:
+    steps = [turn.step for turn in one.turns]
+    success = solved(steps)
+    rewards = reward(steps, success)
+    if len(rewards) != len(steps) or not all(math.isfinite(value) for value in rewards):
+        raise EnvironmentContractError(
+            f"reward of task {one.play.task!r} must be one finite number a turn, got {rewards} for {len(steps)} turns."
+        )
+    turns = tuple(
+        Turn(turn.observation, turn.observation_ids, turn.reply, turn.step, value)
+        for turn, value in zip(one.turns, rewards, strict=True)
+    )
+    return Episode(
+        task=one.play.task,
+        attempt=one.play.attempt,
+        turns=turns,
+        ended=ended,
+        success=success,
+        score=sum(step.reward for step in steps),
+        temperature=temperature,
+        policy_version=version,
+        level=environment.level(one.play.task),
+    )

@@ -1,0 +1,244 @@
+"""A run: algorithm + environment + policy + curriculum + limits, as settings. Presets, files and overrides alike end here.
+
+Everything is validated once; conflicts across parts are refused before anything is played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from astarpo import plugins
+from astarpo.algorithms.base import Algorithm, AlgorithmSettings
+from astarpo.curriculum.base import Curriculum, CurriculumSettings
+from astarpo.environments.base import Environment, EnvironmentSettings
+from astarpo.errors import SettingsError
+from astarpo.settings import Settings
+from astarpo.value_table import ValueSettings
+
+PARTS: dict[str, tuple[str, type[Any]]] = {
+    "environment": ("astarpo.environments", Environment),
+    "algorithm": ("astarpo.algorithms", Algorithm),
+    "curriculum": ("astarpo.curriculum", Curriculum),
+}
+"""Sections of a run whose settings class is that of the part they name: package of parts, base class."""
+
+
+class PolicySettings(Settings):
+    """Which model acts, and how it is told the rules."""
+
+    model: str = Field(
+        "tiny", description="tiny (the embedded model), tiny:VARIANT, a local model folder, or a Hugging Face hub name"
+    )
+    rules: bool | None = Field(
+        None,
+        description="whether the environment's rules stand before the first observation; unset: told to every model "
+        "but the embedded one, which was warm-started without them",
+    )
+    device: str = Field("auto", description="auto (cuda if there is one), cpu, cuda, cuda:N")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the weights")
+
+
+class RolloutSettings(Settings):
+    """How many episodes an update plays, and their limits."""
+
+    tasks_per_update: int = Field(8, ge=1, le=65536, description="distinct tasks in one update")
+    reply_tokens: int = Field(32, ge=1, le=65536, description="tokens after which one reply is cut and the episode ends")
+    episode_tokens: int = Field(640, ge=8, le=1048576, description="tokens after which an episode ends, prompt included")
+    temperature: tuple[float, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="sampling temperatures of equally long phases of the run, for example [1.5, 1.0, 0.8]; the policy "
+        "and the reference are scored at the temperature that sampled",
+    )
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, int | float) else given
+
+    @field_validator("temperature")
+    @classmethod
+    def _above_zero(cls, given: tuple[float, ...]) -> tuple[float, ...]:
+        if min(given) <= 0 or max(given) > 10:
+            raise ValueError(f"rollout.temperature must lie above 0 and up to 10, got {list(given)}: 1.0 is the usual one.")
+        return given
+
+    def temperature_at(self, update: int, updates: int) -> float:
+        """The temperature of `update` (from 0) in a run of `updates`."""
+        phase = min(update * len(self.temperature) // max(updates, 1), len(self.temperature) - 1)
+        return self.temperature[phase]
+
+
+class OptimizerSettings(Settings):
+    """AdamW."""
+
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="step size of AdamW")
+    schedule: Literal["constant", "linear"] = Field("constant", description="linear: falls to a tenth over the run")
+    warmup: int = Field(0, ge=0, le=100000, description="updates over which the learning rate rises from zero")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="decay of AdamW's two running means")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient; larger ones are scaled down to it")
+    microbatch_tokens: int = Field(
+        16384, ge=1, description="padded tokens that one forward pass may hold; the gradient does not depend on it"
+    )
+
+
+class EvaluationSettings(Settings):
+    """How a policy is judged. Choices are made on dev, test is touched once before and once after a run."""
+
+    tasks: int = Field(500, ge=1, le=1000000, description="held-out tasks; all there are where the environment has fewer")
+    samples: int = Field(1, ge=0, le=1024, description="sampled plays of each task beside the greedy one; 0 for none")
+    temperature: float = Field(1.0, gt=0, le=10, description="temperature of the sampled plays")
+    every: int = Field(20, ge=0, description="updates between evaluations on dev during training; 0 for none")
+    dev_tasks: int = Field(200, ge=1, le=1000000, description="dev tasks of the evaluations during training")
+
+
+class Run(Settings):
+    """All settings of one run. Written whole into the run folder as settings.yaml.
+
+    >>> run = Run.build({"environment": {"name": "arithmetic"}, "algorithm": {"name": "grpo"}})
+    >>> run.environment.name
+    'arithmetic'
+    """
+
+    environment: SerializeAsAny[EnvironmentSettings] = Field(description="the task; fields depend on its name")
+    algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="the loss; fields depend on its name")
+    policy: PolicySettings = Field(PolicySettings.model_construct(), description="the model that learns")
+    values: ValueSettings = Field(ValueSettings.model_construct(), description="stage 1: V* from reference plays")
+    curriculum: SerializeAsAny[CurriculumSettings] = Field(description="which tasks an update plays")
+    rollout: RolloutSettings = Field(RolloutSettings.model_construct(), description="episodes of one update")
+    optimizer: OptimizerSettings = Field(OptimizerSettings.model_construct(), description="AdamW")
+    evaluation: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="held-out success")
+    updates: int = Field(100, ge=0, le=10_000_000, description="optimiser updates")
+    seed: int = Field(0, ge=0, lt=2**31, description="seeds task choice and sampling")
+    checkpoint_every: int = Field(1, ge=1, description="updates between checkpoints")
+    keep_checkpoints: int = Field(3, ge=1, le=1000, description="latest checkpoints kept, beside the best on dev")
+    preset: str = Field("", description="the preset these settings began from")
+
+    @classmethod
+    def build(cls, given: Mapping[str, Any]) -> Self:
+        """Settings from nested mappings as they come from YAML and overrides.
+
+        Raises:
+            SettingsError: one sentence per problem, conflicts across parts included.
+        """
+        whole: dict[str, Any] = {"curriculum": {"name": "uniform"}, **given}
+        for section in PARTS:
+            whole[section] = _part(section, whole.get(section))
+        return cls.parse(whole)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        needs = algorithm(self).needs
+        if self.algorithm.group_size < needs.group_size:
+            raise ValueError(
+                f"algorithm.group_size must be {needs.group_size} or more under {self.algorithm.name}, got "
+                f"{self.algorithm.group_size}: it compares attempts at one task with each other; 8 is the usual start."
+            )
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values that `Run.build` turns into an equal run."""
+        return self.model_dump(mode="json")
+
+
+def environment(run: Run) -> Environment[EnvironmentSettings]:
+    """The environment of `run`, ready to play."""
+    found = plugins.find(*PARTS["environment"][:1], run.environment.name, Environment)
+    return found(run.environment)
+
+
+def algorithm(run: Run) -> Algorithm[AlgorithmSettings]:
+    """The algorithm of `run`, with fresh state."""
+    return plugins.find("astarpo.algorithms", run.algorithm.name, Algorithm)(run.algorithm)
+
+
+def preset_names(environment: str) -> list[str]:
+    """Names of the presets that ship for `environment`."""
+    folder = files("astarpo") / "presets" / environment
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir()) if folder.is_dir() else []
+
+
+def load_preset(environment: str, name: str) -> dict[str, Any]:
+    """The preset `name` of `environment` as nested mappings. Raises SettingsError with the names there are."""
+    path = files("astarpo") / "presets" / environment / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(preset_names(environment)) or "none"
+        raise SettingsError(f"there is no preset {name!r} for {environment}: known: {known}.")
+    return _mapping(path.read_text("utf-8"), f"preset {name}")
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """Settings from a YAML file. Raises SettingsError where it is missing, not YAML, or not a mapping."""
+    try:
+        return _mapping(path.read_text("utf-8"), str(path))
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}.") from error
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on top, section by section. A section that names another part starts afresh."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            other = "name" in value and value["name"] != below.get("name") and key in PARTS
+            merged[key] = dict(value) if other else merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def override(dotted: str, value: str) -> dict[str, Any]:
+    """`a.b`, `"3"` → `{"a": {"b": 3}}`. The value is read as YAML, and `1e-4` as the number it looks like."""
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--{dotted}={value} cannot be read: write a YAML value such as 3, true or [1, 2].") from error
+    nested: Any = _numbers(read)
+    for name in reversed(dotted.split(".")):
+        nested = {name: nested}
+    return dict(nested)
+
+
+def _part(section: str, given: Any) -> Settings:
+    package, base = PARTS[section]
+    if isinstance(given, Settings):
+        return given
+    if isinstance(given, str):
+        given = {"name": given}
+    if not isinstance(given, Mapping) or "name" not in given:
+        raise SettingsError(f"{section}.name is required: one of {', '.join(plugins.names(package))}.")
+    settings: type[Settings] = plugins.find(package, str(given["name"]), base).Settings
+    return settings.parse(given, where=section)
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        raise SettingsError(f"{where} is not YAML (line {line}): mend that line.") from error
+    if not isinstance(read, dict):
+        raise SettingsError(f"{where} must hold settings by name, got {type(read).__name__}.")
+    return {str(key): _numbers(value) for key, value in read.items()}
+
+
+def _numbers(read: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text; here it is the number that everyone means."""
+    if isinstance(read, dict):
+        return {key: _numbers(value) for key, value in read.items()}
+    if isinstance(read, list):
+        return [_numbers(value) for value in read]
+    if isinstance(read, str) and read[:1] in "+-.0123456789":
+        try:
+            return float(read)
+        except ValueError:
+            return read
+    return read

@@ -1,0 +1,480 @@
+"""The loop. It reads like the paper's pseudo-code and does not know which algorithm it runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from astarpo import plugins
+from astarpo.batch import Batch
+from astarpo.checkpoint import Checkpoints, Restored, check_version, is_run, mark_run
+from astarpo.collate import collate
+from astarpo.curriculum.base import Curriculum, CurriculumSettings
+from astarpo.environments.checks import check_environment
+from astarpo.errors import EnvironmentContractError, RunError, SettingsError
+from astarpo.evaluate import Evaluation, evaluate
+from astarpo.journal import Journal, append, read_metrics, write_atomically
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.load import load_policy
+from astarpo.progress import Watch
+from astarpo.rollout import Play, collect
+from astarpo.run import PARTS, Run, algorithm, environment
+from astarpo.types import Episode
+from astarpo.update import backward, new_optimizer, step
+from astarpo.value_store import PlayResult, ValueKey
+from astarpo.value_table import ValueSummary, ValueTable, measure, require
+
+STAGE_ONE_KEY = 0x57A6E1
+"""Keeps the randomness of reference plays apart from that of training and evaluation."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, as result.json holds it.
+
+    Attributes:
+        folder: the run.
+        environment, algorithm: names.
+        updates: optimiser updates done in all.
+        seconds: training, stage 1 included, evaluations on test left out.
+        before, after: the untrained and the trained policy on the same held-out tasks.
+        times: seconds by what they were spent on.
+        peak_memory: largest resident size of the process, bytes.
+    """
+
+    folder: Path
+    environment: str
+    algorithm: str
+    updates: int
+    seconds: float
+    before: Evaluation
+    after: Evaluation
+    times: Mapping[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "folder": str(self.folder),
+            "environment": self.environment,
+            "algorithm": self.algorithm,
+            "updates": self.updates,
+            "seconds": round(self.seconds, 3),
+            "before": self.before.as_dict(),
+            "after": self.after.as_dict(),
+            "times": {name: round(seconds, 3) for name, seconds in self.times.items()},
+            "peak_memory": self.peak_memory,
+        }
+
+
+class Clock:
+    """Where the time goes. Sections may not nest."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - began
+
+
+class Trainer:
+    """One run, new or resumed.
+
+    Args:
+        run: its settings.
+        folder: where it lives.
+        watch: told of progress.
+    """
+
+    def __init__(self, run: Run, folder: Path, watch: Watch) -> None:
+        self.run, self.folder, self.watch = run, folder, watch
+        self.clock = Clock()
+        self.environment = environment(run)
+        self.reward = self.environment.reward_mode(run.environment.reward)
+        self.algorithm = algorithm(run)
+        self.policy = load_policy(run.policy, run.environment.name)
+        needs = self.algorithm.needs
+        self.reference = _frozen(self.policy) if needs.reference or needs.exact_kl or needs.values else None
+        self.optimizer = new_optimizer(self.policy, run.optimizer)
+        self.journal = Journal(folder)
+        self.checkpoints = Checkpoints(folder, run.keep_checkpoints)
+        self.values = self._open_values() if needs.values else None
+        self.curriculum = self._curriculum()
+        self.best = (-1.0, 0)
+        self.seconds_before = 0.0
+
+    # ---- stages ------------------------------------------------------------------------------------------------------
+
+    def preflight(self) -> None:
+        """A short form of `astarpo check`. Raises EnvironmentContractError where training would be in vain."""
+        report = check_environment(self.environment, tasks=20, seed=self.run.seed, quick=True)
+        for finding in report.findings:
+            if finding.severity != "ok":
+                self.note(f"check: {finding.name}: {finding.detail}")
+        if report.refuse:
+            worst = [finding.detail for finding in report.findings if finding.severity == "error"]
+            raise EnvironmentContractError(
+                f"{self.run.environment.name} fails its pre-flight check, so nothing was trained: {' '.join(worst)} "
+                f"`astarpo check {self.run.environment.name}` tells more."
+            )
+
+    def stage_one(self) -> ValueSummary:
+        """Reference plays for every task that training may draw."""
+        values = self._values()
+        settings = self.run.values
+        tasks = [id for level in self._levels() for id in self._played(level)]
+        self.watch.stage("stage 1: reference plays", len(tasks) * settings.plays_wanted(0))
+        done = 0
+
+        def tell(played: int, _total: int) -> None:
+            nonlocal done
+            self.watch.advance(played - done)
+            done = played
+
+        with self.clock("stage 1"):
+            summary = measure(values, tasks, self._reference_plays, settings, tell)
+        self.note(summary.words())
+        return summary
+
+    def evaluate(self, split: str, tasks: int | None = None, samples: int | None = None) -> Evaluation:
+        """The current policy on held-out tasks."""
+        with self.clock(f"evaluation on {split}"):
+            return evaluate(
+                self.policy,
+                self.environment,
+                settings=self.run.evaluation,
+                rollout=self.run.rollout,
+                split="dev" if split == "dev" else "test",
+                tasks=tasks,
+                samples=samples,
+                watch=self.watch,
+            )
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def loop(self, first: int) -> None:
+        """Updates `first` .. `run.updates` - 1."""
+        run = self.run
+        for update in range(first, run.updates):
+            began = time.perf_counter()
+            tasks = self.curriculum.choose(update, run.rollout.tasks_per_update)
+            values = self._values_of(tasks, update)
+            episodes = self._collect(tasks, update)
+            batch = self._with_reference(collate(episodes, values=values, device=self.policy.device))
+            with self.clock("training"):
+                metrics = backward(
+                    self.policy,
+                    batch,
+                    self.algorithm,
+                    reference=self.reference,
+                    tokens=run.optimizer.microbatch_tokens,
+                )
+                if not metrics.get("signal/skipped"):
+                    metrics |= self._step(update)
+            metrics |= self.curriculum.observe(episodes)
+            self.policy.version = update + 1
+            metrics |= episode_metrics(episodes) | {"temperature": batch.temperature}
+            metrics["seconds"] = time.perf_counter() - began
+            metrics["tokens_per_second"] = float(batch.lengths.sum()) / metrics["seconds"]
+            self._keep(update + 1, episodes, metrics)
+
+    def _step(self, update: int) -> dict[str, float]:
+        try:
+            return step(self.optimizer, self.run.optimizer, update, self.run.updates)
+        except FloatingPointError as error:
+            raise RunError(
+                f"update {update + 1} stopped because {error}: the weights of the last checkpoint are intact; lower "
+                "optimizer.learning_rate and resume from it."
+            ) from error
+
+    def _collect(self, tasks: Sequence[str], update: int) -> list[Episode]:
+        run = self.run
+        plays = [
+            Play(task, attempt, (run.seed, update)) for task in tasks for attempt in range(run.algorithm.group_size)
+        ]
+        return collect(
+            self.policy,
+            self.environment,
+            plays,
+            rollout=run.rollout,
+            temperature=run.rollout.temperature_at(update, run.updates),
+            reward=self.reward,
+            spent=self.clock.spent,
+        )
+
+    def _with_reference(self, batch: Batch) -> Batch:
+        if self.reference is None or not self.algorithm.needs.reference:
+            return batch
+        with self.clock("reference"), torch.no_grad():
+            return replace(batch, ref_logp=self.reference.log_probs(batch).logp)
+
+    def _values_of(self, tasks: Sequence[str], update: int) -> dict[str, float] | None:
+        if self.values is None:
+            return None
+        with self.clock("stage 1"):
+            found = require(self.values, tasks, self._reference_plays, self.run.values, update=update)
+        return {task: estimate.value for task, estimate in found.items()}
+
+    def _keep(self, update: int, episodes: Sequence[Episode], metrics: dict[str, float]) -> None:
+        """Journal, evaluation on dev, checkpoint: what survives this update."""
+        run, last = self.run, update == self.run.updates
+        with self.clock("journal"):
+            self.journal.episodes(update, episodes)
+            self.journal.metrics({"update": update, **metrics})
+        self.watch.update(update, metrics)
+        if run.evaluation.every and (update % run.evaluation.every == 0 or last):
+            self._on_dev(update)
+        if update % run.checkpoint_every == 0 or last:
+            with self.clock("journal"):
+                self._checkpoint(update)
+
+    def _on_dev(self, update: int) -> None:
+        seen = self.evaluate("dev", tasks=self.run.evaluation.dev_tasks, samples=0)
+        self.journal.metrics({"update": update, "evaluation": seen.as_dict()})
+        if seen.success > self.best[0]:
+            # The best is only worth remembering if it is also kept.
+            self.best = (seen.success, update)
+            if update % self.run.checkpoint_every:
+                self._checkpoint(update)
+
+    def _checkpoint(self, update: int) -> None:
+        state = Restored(
+            update=update,
+            curriculum=self.curriculum.state(),
+            algorithm=self.algorithm.state(),
+            best=self.best,
+            seconds=self.seconds_before + self._training_seconds(),
+        )
+        self.checkpoints.save(self.policy, self.optimizer, state)
+
+    # ---- a run from end to end ---------------------------------------------------------------------------------------
+
+    def start(self) -> Result:
+        """A new run."""
+        self.preflight()
+        before = self.evaluate("test")
+        write_atomically(self.folder / "before.json", json.dumps(before.as_dict()).encode())
+        if self.run.evaluation.every:
+            seen = self.evaluate("dev", tasks=self.run.evaluation.dev_tasks, samples=0)
+            self.journal.metrics({"update": 0, "evaluation": seen.as_dict()})
+        if self.values is not None and self.run.values.schedule != "steps":
+            self.stage_one()
+        self._checkpoint(0)
+        return self.go_on(0)
+
+    def resume(self) -> Result:
+        """From the newest checkpoint to the end."""
+        restored = self.checkpoints.restore(self.policy, self.optimizer)
+        self.curriculum.restore(restored.curriculum)
+        self.algorithm.restore(restored.algorithm)
+        self.best, self.seconds_before = restored.best, restored.seconds
+        self.journal.rewind(restored.update)
+        self.note(f"resumed after update {restored.update}")
+        return self.go_on(restored.update)
+
+    def go_on(self, first: int) -> Result:
+        """The loop from `first`, then the last evaluation, result.json and the curve."""
+        # Imported here: the report layer reads runs and stands above the trainer; only this last step calls up to it.
+        self.watch.stage("training", self.run.updates - first)
+        self.loop(first)
+        before = Evaluation.from_dict(json.loads((self.folder / "before.json").read_text("utf-8")))
+        after = self.evaluate("test")
+        result = Result(
+            folder=self.folder,
+            environment=self.run.environment.name,
+            algorithm=self.run.algorithm.name,
+            updates=self.run.updates,
+            seconds=self.seconds_before + self._training_seconds(),
+            before=before,
+            after=after,
+            times=dict(self.clock.spent),
+            peak_memory=_peak_memory(),
+        )
+        write_atomically(self.folder / "result.json", (json.dumps(result.as_dict(), indent=1) + "\n").encode())
+        return result
+
+    # ---- pieces ------------------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """Show a remark and keep it."""
+        self.journal.note(text)
+        self.watch.note(text)
+
+    def _training_seconds(self) -> float:
+        return sum(seconds for name, seconds in self.clock.spent.items() if name not in NOT_TRAINING)
+
+    def _open_values(self) -> ValueTable:
+        assert self.reference is not None
+        settings, training = self.run.values, self.run.environment.reward
+        mismatch = settings.mismatch(training)
+        if mismatch:
+            self.note(mismatch)
+        key = ValueKey(
+            reference=self.reference.fingerprint(),
+            environment=self.environment.fingerprint(),
+            reward=settings.reward_for(training),
+            temperature=settings.temperature,
+        )
+        return ValueTable.open(self.folder / "values.sqlite", key, settings)
+
+    def _values(self) -> ValueTable:
+        if self.values is None:
+            raise RunError(f"{self.run.algorithm.name} needs no V*, so there is no stage 1 to run.")
+        return self.values
+
+    def _reference_plays(self, wanted: Sequence[tuple[str, int]]) -> list[PlayResult]:
+        assert self.reference is not None
+        settings = self.run.values
+        plays = [Play(task, attempt, (self.run.seed, STAGE_ONE_KEY)) for task, attempt in wanted]
+        episodes = collect(
+            self.reference,
+            self.environment,
+            plays,
+            rollout=self.run.rollout,
+            temperature=settings.temperature,
+            reward=self.environment.reward_mode(settings.reward_for(self.run.environment.reward)),
+        )
+        return [PlayResult(e.reward, e.score, e.success, str(e.ended)) for e in episodes]
+
+    def _ladder(self) -> tuple[str, ...]:
+        name = self.run.curriculum.ladder
+        if name is None:
+            return ()
+        ladders = self.environment.ladders
+        if name not in ladders:
+            known = ", ".join(ladders) or "none"
+            raise SettingsError(
+                f"curriculum.ladder {name!r} is not one of {self.run.environment.name}'s ladders: known: {known}."
+            )
+        return ladders[name]
+
+    def _levels(self) -> tuple[str | None, ...]:
+        return self._ladder() or (None,)
+
+    def _pool(self, level: str | None) -> Sequence[str]:
+        """Training ids of a level that may be drawn: all, or those that stage 1 played and its filters left."""
+        if self.values is None or self.run.values.schedule == "steps":
+            return self.environment.ids("train", level)
+        return self.values.filtered_ids(self._played(level))
+
+    def _played(self, level: str | None) -> Sequence[str]:
+        """Training ids of a level that stage 1 plays: an equal share of `values.tasks` for each level."""
+        share = max(self.run.rollout.tasks_per_update, self.run.values.tasks // len(self._levels()))
+        return self.environment.ids("train", level)[:share]
+
+    def _curriculum(self) -> Curriculum[CurriculumSettings]:
+        settings = self.run.curriculum
+        found = plugins.find(PARTS["curriculum"][0], settings.name, Curriculum)
+        return found(settings, self._pool, self._ladder(), self.run.seed)
+
+
+NOT_TRAINING = frozenset({"evaluation on test", "evaluation on dev"})
+
+
+def train(run: Run, out: Path, *, watch: Watch | None = None) -> Result:
+    """Train from the start.
+
+    Args:
+        run: all settings.
+        out: the run folder; made here.
+        watch: told of progress.
+
+    Raises:
+        RunError: `out` holds something already, or cannot be written.
+        AstarpoError: settings, data or environment are not fit to train on; nothing was trained.
+    """
+    if out.exists() and any(out.iterdir()):
+        kind = "a run already: resume it with --resume" if is_run(out) else "files already: choose another --out"
+        raise RunError(f"{out} holds {kind}.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {out}: {error.strerror}; choose another --out.") from error
+    write_atomically(out / "settings.yaml", yaml.safe_dump(run.dump(), sort_keys=False).encode())
+    mark_run(out)
+    return Trainer(run, out, watch or Watch()).start()
+
+
+def resume(out: Path, *, updates: int | None = None, watch: Watch | None = None) -> Result:
+    """Go on where the newest checkpoint of `out` stands, bit-identically to a run that never stopped (on CPU).
+
+    Args:
+        out: the run folder.
+        updates: train up to this many updates instead of what the run was set to.
+        watch: told of progress.
+
+    Raises:
+        RunError: `out` is no run, is of another version, or has no complete checkpoint.
+    """
+    run = load_run(out)
+    if updates is not None:
+        run = run.model_copy(update={"updates": updates})
+        write_atomically(out / "settings.yaml", yaml.safe_dump(run.dump(), sort_keys=False).encode())
+    return Trainer(run, out, watch or Watch()).resume()
+
+
+def load_run(folder: Path) -> Run:
+    """The settings of a run folder. Raises RunError where it is no run of this version."""
+    check_version(folder)
+    try:
+        given = yaml.safe_load((folder / "settings.yaml").read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RunError(f"{folder}/settings.yaml cannot be read: the folder is damaged.") from error
+    return Run.build(given)
+
+
+def measure_values(run: Run, out: Path, *, watch: Watch | None = None) -> ValueSummary:
+    """Stage 1 alone: reference plays into `out`/values.sqlite; goes on where an earlier call stopped.
+
+    Raises:
+        SettingsError: the algorithm of `run` uses no V*.
+    """
+    if not algorithm(run).needs.values:
+        raise SettingsError(f"{run.algorithm.name} uses no V*: choose an algorithm or baseline that does, for example astar_po.")
+    out.mkdir(parents=True, exist_ok=True)
+    return Trainer(run, out, watch or Watch()).stage_one()
+
+
+def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What a batch of training episodes looked like, under canonical names."""
+    n = len(episodes)
+    turns = [turn for episode in episodes for turn in episode.turns]
+    metrics = {
+        "train/success": sum(episode.success for episode in episodes) / n,
+        "train/score": sum(episode.score for episode in episodes) / n,
+        "reward/mean": sum(episode.reward for episode in episodes) / n,
+        "turns": len(turns) / n,
+        "invalid": sum(not turn.step.valid for turn in turns) / len(turns),
+        "reply_tokens": sum(len(turn.reply.ids) for turn in turns) / len(turns),
+    }
+    for episode in episodes:
+        key = f"ended/{episode.ended}"
+        metrics[key] = metrics.get(key, 0.0) + 1 / n
+    return metrics
+
+
+def _frozen(policy: HuggingFacePolicy) -> HuggingFacePolicy:
+    reference = copy.copy(policy)
+    reference.model = copy.deepcopy(policy.model).eval().requires_grad_(False)
+    return reference
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

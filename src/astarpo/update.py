@@ -1,0 +1,128 @@
+"""One optimiser update: score, lose, differentiate, step. The gradient does not depend on how the batch was cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from astarpo.algorithms.base import Algorithm, AlgorithmSettings
+from astarpo.batch import Batch, Scored
+from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
+from astarpo.run import OptimizerSettings
+
+PASS_TOKENS = 4096
+"""Padded tokens of one forward pass while activations are kept anyway: short rows are not padded to long ones."""
+
+
+def backward(
+    policy: HuggingFacePolicy,
+    batch: Batch,
+    algorithm: Algorithm[Any],
+    *,
+    reference: HuggingFacePolicy | None,
+    tokens: int,
+) -> dict[str, float]:
+    """Leave the gradient of the algorithm's loss in the policy's parameters and return its metrics.
+
+    Where the batch has at most `tokens` padded tokens its activations are held at once. Otherwise it is exact in two
+    passes: the first, without gradient, gives dL/d(logp, entropy, KL); the second carries them back, part by part.
+    """
+    teacher = reference if algorithm.needs.exact_kl else None
+    policy.model.zero_grad(set_to_none=True)
+    if int(batch.lengths.max()) * batch.size <= tokens:
+        scored = policy.log_probs(batch, reference=teacher, tokens=PASS_TOKENS)
+        loss, metrics = algorithm.loss(scored, batch)
+        if not metrics.get("signal/skipped"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        return _complete(metrics, loss, scored, batch)
+    with torch.no_grad():
+        first = policy.log_probs(batch, reference=teacher, tokens=tokens)
+    leaves = Scored(
+        logp=first.logp.detach().requires_grad_(),
+        entropy=first.entropy.detach().requires_grad_(),
+        kl_exact=None if first.kl_exact is None else first.kl_exact.detach().requires_grad_(),
+    )
+    loss, metrics = algorithm.loss(leaves, batch)
+    if not metrics.get("signal/skipped"):
+        loss.backward()  # type: ignore[no-untyped-call]
+        for rows in length_buckets(batch.lengths, tokens):
+            part = _rows(batch, rows)
+            scored = policy.log_probs(part, reference=teacher, tokens=tokens)
+            outs, grads = [], []
+            for out, leaf in (
+                (scored.logp, leaves.logp),
+                (scored.entropy, leaves.entropy),
+                (scored.kl_exact, leaves.kl_exact),
+            ):
+                if out is not None and leaf is not None and leaf.grad is not None:
+                    outs.append(out)
+                    grads.append(leaf.grad[rows][:, : out.shape[1]])
+            torch.autograd.backward(outs, grads)
+    return _complete(metrics, loss, first, batch)
+
+
+def step(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, update: int, updates: int) -> dict[str, float]:
+    """Clip the gradient, set the learning rate of `update` (from 0), and move the weights.
+
+    Raises:
+        FloatingPointError: the gradient is not finite; the weights have not moved.
+    """
+    rate = settings.learning_rate
+    if settings.warmup:
+        rate *= min(1.0, (update + 1) / settings.warmup)
+    if settings.schedule == "linear":
+        rate *= 1.0 - 0.9 * update / max(updates, 1)
+    parameters: list[Tensor] = []
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        parameters += group["params"]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+    if norm != norm or norm == float("inf"):
+        raise FloatingPointError(f"the gradient's norm is {norm}")
+    optimizer.step()
+    return {"grad_norm": norm, "learning_rate": rate}
+
+
+def _rows(batch: Batch, rows: Tensor) -> Batch:
+    """The same columns, these episodes only, cut to their longest."""
+    width = int(batch.lengths[rows].max())
+
+    def pick(column: Tensor | None) -> Tensor | None:
+        if column is None:
+            return None
+        return column[rows][:, :width] if column.dim() == 2 else column[rows]
+
+    columns = {
+        name: pick(getattr(batch, name))
+        for name in ("tokens", "lengths", "acted", "turn", "behaviour_logp", "reward", "success", "task", "v_star", "ref_logp")
+    }
+    return replace(batch, **columns)
+
+
+def _complete(metrics: dict[str, float], loss: Tensor, scored: Scored, batch: Batch) -> dict[str, float]:
+    """Metrics that hold for every algorithm: the loss, the entropy, and how far sampling and training disagree."""
+    acted = batch.acted
+    gap = (scored.logp.detach() - batch.behaviour_logp)[acted].abs()
+    whole = {
+        "loss": float(loss.detach()),
+        "entropy": float(scored.entropy.detach()[acted].mean()),
+        "mismatch/max": float(gap.max()),
+        "mismatch/mean": float(gap.mean()),
+    }
+    if batch.ref_logp is not None:
+        whole["kl/reference"] = float((scored.logp.detach() - batch.ref_logp)[acted].mean())
+    return {**metrics, **whole}
+
+
+def new_optimizer(policy: HuggingFacePolicy, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """AdamW over every trainable parameter."""
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+    )
+
+
+AnyAlgorithm = Algorithm[AlgorithmSettings]

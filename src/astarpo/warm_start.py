@@ -1,0 +1,283 @@
+"""Make an embedded model: imitate an environment's scripted players on training tasks, then save a model folder.
+
+Two phases are the usual recipe. The first imitates careful players until the skill is there. The second imitates a
+mixture in which careless players are many, as the text that large models learn from mixes them: greedy play becomes
+careless while the careful habit stays latent. Reinforcement learning can then elicit it, and the skill phase's own
+score is the ceiling of what eliciting alone could reach. The model card says so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from astarpo import plugins
+from astarpo.chat import Chat
+from astarpo.environments.base import Environment, EnvironmentSettings
+from astarpo.errors import EnvironmentContractError
+from astarpo.evaluate import Evaluation, evaluate
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.tiny.build import Architecture, build_model, build_tokenizer
+from astarpo.progress import Watch
+from astarpo.run import EvaluationSettings, RolloutSettings
+from astarpo.settings import Settings
+
+
+class Phase(Settings):
+    """One stretch of imitation."""
+
+    styles: dict[str, float] = Field(description="players to imitate and how often, for example {careful: 1, careless: 3}")
+    steps: int = Field(ge=1, le=1_000_000, description="optimiser steps")
+    batch: int = Field(64, ge=1, le=65536, description="demonstrations in one step")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate; rises over 5 % of the steps")
+    final: float = Field(0.1, ge=0, le=1, description="share of the learning rate left at the last step, linearly")
+    levels: tuple[str, ...] = Field((), description="curriculum levels to draw tasks from; none: the target distribution")
+
+
+class Recipe(Settings):
+    """How an embedded model comes about. Everything but the seed's dice is here."""
+
+    environment: dict[str, Any] = Field(description="settings of the environment that is imitated and evaluated")
+    worlds: tuple[dict[str, Any], ...] = Field(
+        ({},), min_length=1, description="changes to those settings, one for each world that demonstrations come from"
+    )
+    tasks: int = Field(20000, ge=1, description="at most this many training tasks of each world")
+    architecture: Architecture = Field(Architecture.model_construct(), description="size of the model")
+    phases: tuple[Phase, ...] = Field(min_length=1, description="imitated one after the other")
+    observation_weight: float = Field(0.0, ge=0, le=1, description="weight of the loss on tokens that were only read")
+    seed: int = Field(0, ge=0, lt=2**31, description="seeds weights, tasks and players")
+    evaluation_tasks: int = Field(200, ge=1, description="dev tasks played after every phase")
+    rollout: RolloutSettings = Field(RolloutSettings.model_construct(), description="limits of those plays")
+    half: bool = Field(True, description="save the weights in float16, which halves the folder")
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a recipe gave.
+
+    Attributes:
+        folder: the model folder.
+        phases: dev evaluation after each phase.
+        parameters: of the model.
+        seconds: it took.
+    """
+
+    folder: Path
+    phases: tuple[Evaluation, ...]
+    parameters: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "folder": str(self.folder),
+            "parameters": self.parameters,
+            "seconds": self.seconds,
+            "phases": [phase.as_dict() for phase in self.phases],
+        }
+
+
+Demonstration = tuple[list[int], list[bool]]
+"""Token ids of one played demonstration, and which of them the player said."""
+
+
+def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> WarmStart:
+    """Follow `recipe` and save a Hugging Face model folder at `out`, with its model card.
+
+    Raises:
+        EnvironmentContractError: the environment has no demonstrations of a style the recipe names.
+    """
+    watch, began = watch or Watch(), time.perf_counter()
+    worlds = [_world({**recipe.environment, **change}) for change in recipe.worlds]
+    home = _world(recipe.environment)
+    tokenizer = build_tokenizer(_texts(worlds, recipe), recipe.architecture.vocabulary)
+    model = build_model(recipe.architecture, tokenizer, recipe.seed)
+    policy = HuggingFacePolicy(model, tokenizer, rules=False, name="warm start")
+    scores = []
+    for number, phase in enumerate(recipe.phases):
+        watch.stage(f"phase {number + 1}: imitating {', '.join(phase.styles)}", phase.steps)
+        stream = demonstrations(worlds, policy.chat, phase, recipe, number)
+        imitate(policy, stream, phase, observation_weight=recipe.observation_weight, watch=watch)
+        settings = EvaluationSettings(tasks=recipe.evaluation_tasks, samples=1)
+        scores.append(evaluate(policy, home, settings=settings, rollout=recipe.rollout, split="dev", watch=watch))
+        watch.note(f"phase {number + 1}: dev success {scores[-1].success:.1%} greedy, score {scores[-1].score:.3f}")
+    parameters = sum(p.numel() for p in model.parameters())
+    done = WarmStart(out, tuple(scores), parameters, time.perf_counter() - began)
+    save(policy, out, half=recipe.half)
+    (out / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n", "utf-8")
+    (out / "README.md").write_text(model_card(recipe, done), "utf-8")
+    return done
+
+
+def imitate(
+    policy: HuggingFacePolicy,
+    stream: Iterator[list[Demonstration]],
+    phase: Phase,
+    *,
+    observation_weight: float = 0.0,
+    watch: Watch | None = None,
+) -> None:
+    """Supervised learning on what the players said: mean cross-entropy per said token.
+
+    Args:
+        policy: changed in place.
+        stream: batches of demonstrations.
+        phase: steps and learning rate.
+        observation_weight: weight of tokens that were only read.
+        watch: told of every step.
+    """
+    model, watch = policy.model.train(), watch or Watch()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    rise = max(1, phase.steps // 20)
+    for step in range(phase.steps):
+        share = min((step + 1) / rise, 1.0) * (1 - (1 - phase.final) * step / phase.steps)
+        optimizer.param_groups[0]["lr"] = phase.learning_rate * share
+        loss = cross_entropy(policy, next(stream), observation_weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        watch.advance(loss=round(loss.item(), 4))
+    model.eval()
+
+
+def cross_entropy(
+    policy: HuggingFacePolicy, batch: Sequence[Demonstration], observation_weight: float = 0.0
+) -> torch.Tensor:
+    """Mean −ln π over the said tokens of a batch of demonstrations, read ones weighted in where asked."""
+    width = max(len(ids) for ids, _ in batch)
+    ids = torch.zeros((len(batch), width), dtype=torch.int64)
+    weight = torch.zeros((len(batch), width))
+    for i, (row, said) in enumerate(batch):
+        ids[i, : len(row)] = torch.tensor(row)
+        weight[i, : len(row)] = torch.tensor([1.0 if s else observation_weight for s in said])
+    ids, weight = ids.to(policy.device), weight.to(policy.device)
+    used = weight[:, 1:] > 0
+    hidden = policy.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][used]
+    nats = torch.nn.functional.cross_entropy(policy.model.get_output_embeddings()(hidden), ids[:, 1:][used], reduction="none")
+    return (nats * weight[:, 1:][used]).sum() / weight[:, 1:][used].sum()
+
+
+def demonstrations(
+    worlds: Sequence[Environment[EnvironmentSettings]], chat: Chat, phase: Phase, recipe: Recipe, number: int
+) -> Iterator[list[Demonstration]]:
+    """Endless batches; which task and player each is depends on the recipe's seed alone."""
+    pools = [_pool(world, phase, recipe) for world in worlds]
+    styles = list(phase.styles)
+    chance = np.array([phase.styles[style] for style in styles]) / sum(phase.styles.values())
+    random = np.random.default_rng([recipe.seed, number])
+    while True:
+        batch = []
+        for _ in range(phase.batch):
+            w = int(random.integers(len(worlds)))
+            ids = pools[w][int(random.integers(len(pools[w])))]
+            id = ids[int(random.integers(len(ids)))]
+            style = styles[int(random.choice(len(styles), p=chance))]
+            batch.append(played(worlds[w], chat, id, style, int(random.integers(2**31))))
+        yield batch
+
+
+def played(
+    environment: Environment[EnvironmentSettings], chat: Chat, id: str, style: str, seed: int
+) -> Demonstration:
+    """One demonstration through exactly the text path that rollouts take."""
+    task = environment.task(id)
+    ids = chat.first(task.start())
+    said = [False] * len(ids)
+    end = sorted(chat.stop)[0]
+    for reply in environment.demonstrate(id, style, seed):
+        spoken = [*chat.encode(reply), end]
+        ids, said = [*ids, *spoken], [*said, *[True] * len(spoken)]
+        step = task.step(reply)
+        if step.ended is not None:
+            break
+        read = chat.next(step.text)
+        ids, said = [*ids, *read], [*said, *[False] * len(read)]
+    return ids, said
+
+
+def save(policy: HuggingFacePolicy, out: Path, *, half: bool = False) -> None:
+    """A Hugging Face model folder that `load_policy` and transformers read."""
+    out.mkdir(parents=True, exist_ok=True)
+    policy.model.config.astarpo_embedded = True
+    state = {name: tensor.half() if half else tensor for name, tensor in policy.model.state_dict().items()}
+    policy.model.save_pretrained(out, state_dict=state)
+    policy.tokenizer.save_pretrained(out)
+
+
+def model_card(recipe: Recipe, done: WarmStart) -> str:
+    """How the weights came about and what they score, in Markdown."""
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: transformers",
+        "---",
+        "",
+        f"# The embedded model for `{recipe.environment['name']}`",
+        "",
+        f"A Qwen2 architecture of {done.parameters:,} parameters with a byte-fallback tokenizer, made from nothing in "
+        f"{done.seconds / 60:.0f} minutes on a CPU by `astarpo warm-start {recipe.environment['name']}`; the whole recipe "
+        "stands in `recipe.json`. It imitated scripted players on generated training tasks only, one phase after the other:",
+        "",
+        "| phase | imitates | steps | dev success, greedy (95 % interval) | dev score | dev success, sampled |",
+        "|---|---|---|---|---|---|",
+    ]
+    for number, (phase, got) in enumerate(zip(recipe.phases, done.phases, strict=True), start=1):
+        total = sum(phase.styles.values())
+        mix = ", ".join(f"{100 * share / total:.0f} % {style}" for style, share in phase.styles.items())
+        sampled = f"{got.sampled.success:.1%}" if got.sampled else ""
+        lines.append(
+            f"| {number} | {mix} | {phase.steps} | {got.success:.1%} ({got.success_low:.1%} to {got.success_high:.1%}, "
+            f"n = {got.n}) | {got.score:.3f} | {sampled} |"
+        )
+    if len(done.phases) > 1:
+        best = max(done.phases, key=lambda got: got.success)
+        lines += [
+            "",
+            f"The last phase mixes in careless players, as the text that large models learn from mixes them. What the "
+            f"careful share alone scored, {best.success:.1%}, is the ceiling of what reinforcement learning could reach by "
+            "merely eliciting a habit that is already there; anything above it was learned.",
+        ]
+    lines += ["", "Not for use outside these environments: it knows no language beyond their few hundred words.", ""]
+    return "\n".join(lines)
+
+
+def _world(settings: Mapping[str, Any]) -> Environment[EnvironmentSettings]:
+    found = plugins.find("astarpo.environments", str(settings["name"]), Environment)
+    parsed = found.Settings.parse(settings, where="environment")
+    return found(parsed)
+
+
+def _pool(world: Environment[EnvironmentSettings], phase: Phase, recipe: Recipe) -> list[Sequence[str]]:
+    """Training ids of one world, one list a level."""
+    unknown = set(phase.styles) - set(world.styles)
+    if unknown:
+        raise EnvironmentContractError(
+            f"{world.settings.name} has no player {sorted(unknown)[0]!r} to imitate: known: {', '.join(world.styles)}."
+        )
+    levels: list[str | None] = list(phase.levels) or [None]
+    return [world.ids("train", level)[: recipe.tasks] for level in levels]
+
+
+def _texts(worlds: Sequence[Environment[EnvironmentSettings]], recipe: Recipe) -> Iterator[str]:
+    """What the tokenizer is fitted to: pages and replies of a sample of demonstrations, and the rules in words."""
+    random = np.random.default_rng([recipe.seed, 1 << 20])
+    for world in worlds:
+        yield world.prompt()
+        pools = _pool(world, recipe.phases[0], recipe)
+        for _ in range(max(1, 2000 // len(worlds))):
+            ids = pools[int(random.integers(len(pools)))]
+            id = ids[int(random.integers(len(ids)))]
+            task = world.task(id)
+            yield task.start()
+            for reply in world.demonstrate(id, next(iter(recipe.phases[0].styles)), int(random.integers(2**31))):
+                yield reply
+                yield task.step(reply).text
