@@ -69,7 +69,7 @@ class _Reader:
     """Position and numbers of one reading."""
 
     def __init__(self, text: str) -> None:
-        self.tokens = re.findall(r"[0-9]+|\S", text)
+        self.tokens: list[str] = re.findall(r"[0-9]+|\S", text)
         self.at = 0
         self.depth = 0
         self.numbers: list[int] = []
@@ -129,7 +129,7 @@ def solve(numbers: Sequence[int], target: int) -> str | None:
     intermediate value is a positive whole number. Complete search, each set of remaining values visited once."""
     seen: set[tuple[int, ...]] = set()
 
-    def search(left: list[tuple[int, str]]) -> str | None:
+    def search(left: Sequence[tuple[int, str]]) -> str | None:
         for value, text in left:
             if value == target:
                 return text
