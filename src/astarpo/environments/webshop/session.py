@@ -280,7 +280,7 @@ class Session:
         if not self.shop.repaired and self.words[0] in _COMMANDS:
             return _COMMANDS[self.words[0]](self)
         self.notice = ""
-        if len(self.words) > MOST_TERMS and len(terms := set(analyze(self.query))) > MOST_TERMS:
+        if len(self.query) > MOST_TERMS and len(terms := set(analyze(self.query))) > MOST_TERMS:
             self.notice = f"The search has {len(terms)} different words, more than {MOST_TERMS}: use fewer."
             return ()
         return self.shop.index.search(self.query)
@@ -320,7 +320,9 @@ def act(session: Session, action: str) -> bool:
     if name == "search":
         session.search(argument)
         return True
-    return name == "click" and session.click(argument)
+    # The original never clicks on anything called "search", not even an option.
+    inert = not session.shop.repaired and argument.lower() == SEARCH
+    return name == "click" and not inert and session.click(argument)
 
 
 _ACTION = re.compile(r"(.+)\[(.+)\]")

@@ -1,0 +1,98 @@
+"""Search finds what Lucene finds, in the same order, with the same scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from webshop_helpers import a_product, index, products, records
+
+from astarpo.environments.webshop.analyzer import analyze
+from astarpo.environments.webshop.search import Index, indexed_text, one_byte_length
+
+
+def test_every_recorded_search_gives_the_same_products_in_the_same_order_with_the_same_scores(
+    webshop_small: Path,
+) -> None:
+    recorded = [record for record in records(webshop_small, "search") if "original_raises" not in record]
+    assert len(recorded) > 800
+    wrong = [
+        record["query"]
+        for record in recorded
+        if index(webshop_small).search_scored(record["query"])
+        != list(zip(record["asins"], record["scores"], strict=True))
+    ]
+    assert wrong == []
+
+
+def test_search_and_search_scored_agree(webshop_small: Path) -> None:
+    for record in records(webshop_small, "search")[:50]:
+        scored = index(webshop_small).search_scored(record["query"])
+        assert index(webshop_small).search(record["query"]) == tuple(asin for asin, _ in scored)
+
+
+def test_the_collection_has_the_size_that_lucene_counted(webshop_small: Path) -> None:
+    counted = json.loads((webshop_small / "goldens" / "index_stats.json").read_text())
+    documents = [analyze(indexed_text(product)) for product in products(webshop_small)]
+    assert len(documents) == counted["num_docs"]
+    assert sum(map(len, documents)) == counted["sum_total_term_freq"]
+    assert sum(len(set(document)) for document in documents) == counted["sum_doc_freq"]
+
+
+def test_the_score_is_the_formula() -> None:
+    shelf = Index.of_texts({"a": "lamp lamp red", "b": "lamp blue sofa table", "c": "sofa"})
+    average, idf = 8 / 3, math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
+
+    def part(tf: int, length: int) -> float:
+        return idf * tf / (tf + 0.9 * (1 - 0.4 + 0.4 * length / average))
+
+    assert shelf.search_scored("lamp") == [
+        ("a", pytest.approx(part(2, 3), abs=6e-5)),
+        ("b", pytest.approx(part(1, 4), abs=6e-5)),
+    ]
+
+
+def test_a_word_asked_for_twice_weighs_twice() -> None:
+    shelf = Index.of_texts({"a": "lamp red", "b": "sofa table chair"})
+    once, twice = shelf.search_scored("lamp")[0][1], shelf.search_scored("lamp lamp")[0][1]
+    assert twice == pytest.approx(2 * once, abs=2e-4)
+
+
+def test_equal_scores_come_in_order_of_asin() -> None:
+    shelf = Index.of_texts(dict.fromkeys(("z", "b", "m", "a"), "lamp"))
+    assert shelf.search("lamp") == ("a", "b", "m", "z")
+    assert shelf.search("lamp", k=2) == ("a", "b")
+
+
+def test_the_best_k_are_the_start_of_a_longer_answer(webshop_small: Path) -> None:
+    whole = index(webshop_small).search("black shirt for men", k=1000)
+    assert len(whole) > 200
+    assert index(webshop_small).search("black shirt for men", k=50) == whole[:50]
+
+
+@pytest.mark.parametrize("query", ["", " ", "the of and", "zzzzqqqq", "?!"])
+def test_a_query_without_a_known_word_finds_nothing(query: str) -> None:
+    assert Index.build([a_product()]).search(query) == ()
+
+
+def test_an_empty_shop_can_be_searched() -> None:
+    assert Index.build([]).search("lamp") == ()
+
+
+def test_lengths_keep_four_bits_above_forty() -> None:
+    assert [one_byte_length(n) for n in (0, 1, 39, 40, 41, 42, 55, 56, 59, 60, 88, 107, 1000)] == [
+        *[0, 1, 39, 40, 40, 42, 54, 56, 56, 60, 88, 104, 984],
+    ]
+
+
+def test_only_the_first_bullet_is_indexed_and_options_are() -> None:
+    lamp = a_product(bullets=("bright", "dimmable"), options={"color": ("red", "teal"), "size": ("tall",)})
+    assert indexed_text(lamp) == "red lamp a lamp that is red bright color: red, teal, and size: tall"
+
+
+def test_scores_are_float32() -> None:
+    _, scores = Index.of_texts({"a": "lamp"})._best("lamp", 1)
+    assert scores.dtype == np.float32
