@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +81,9 @@ def load_catalogue(folder: Path, limit: int | None = None) -> tuple[Product, ...
     """
     if not folder.is_dir():
         raise DataError(f"there is no catalogue folder {folder}: name a folder with WebShop's items_shuffle*.json.")
-    items_file = _one_file(folder, "items_shuffle")
-    attributes_file = _one_file(folder, "items_ins_v2")
-    human_file = _one_file(folder, "items_human_ins", required=False)
+    items_file = _required_file(folder, "items_shuffle")
+    attributes_file = _required_file(folder, "items_ins_v2")
+    human_file = _one_file(folder, "items_human_ins")
     items = _read(items_file, list, "a list of products")
     return parse_products(
         items if limit is None else items[:limit],
@@ -226,14 +227,19 @@ class _Record:
         return DataError(f"{self.where}: {key!r} must be {must}, got {str(given)[:60]!r}.")
 
 
-def _one_file(folder: Path, start: str, *, required: bool = True) -> Any:
+def _one_file(folder: Path, start: str) -> Path | None:
     found = sorted(folder.glob(f"{start}*.json")) + sorted(folder.glob(f"{start}*.json.gz"))
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise DataError(f"{folder} holds several {start}* files ({names}): keep the one to use in a folder of its own.")
-    if not found and required:
-        raise DataError(f"{folder} has no {start}*.json or {start}*.json.gz: a catalogue needs WebShop's own files.")
     return found[0] if found else None
+
+
+def _required_file(folder: Path, start: str) -> Path:
+    found = _one_file(folder, start)
+    if found is None:
+        raise DataError(f"{folder} has no {start}*.json or {start}*.json.gz: a catalogue needs WebShop's own files.")
+    return found
 
 
 def _read(file: Path, kind: type, must: str) -> Any:
@@ -242,7 +248,7 @@ def _read(file: Path, kind: type, must: str) -> Any:
             data = json.load(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not JSON ({error}): fetch it again.") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read ({error}): fetch it again.") from None
     if not isinstance(data, kind):
         raise DataError(f"{file} must hold {must}, got {_kind(data)}.")

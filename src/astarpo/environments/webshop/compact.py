@@ -46,7 +46,7 @@ def resolve(session: Session, written: str) -> str | None:
 
 def view(session: Session) -> str:
     """The current page in words. Lines: what the page shows, then the named links that it has."""
-    lines: list[str] = []
+    lines: list[str] = [session.notice]
     if session.page is Page.index:
         return "search[words]"
     if session.page is Page.search_results:

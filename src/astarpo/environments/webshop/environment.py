@@ -23,7 +23,7 @@ from astarpo.environments.webshop.rewards import MODES
 from astarpo.environments.webshop.scripts import SHOPPERS
 from astarpo.environments.webshop.search import Index
 from astarpo.environments.webshop.session import Session, Shop
-from astarpo.environments.webshop.task import WebshopTask
+from astarpo.environments.webshop.task import WebshopTask, wanted_label
 from astarpo.errors import DataError, EnvironmentContractError
 from astarpo.types import SPLITS, Split
 
@@ -150,6 +150,16 @@ class Webshop(Environment[WebshopSettings]):
         """What task `id` asks for."""
         return self.task(id).session.goal
 
+    def unreachable(self, split: Split) -> list[str]:
+        """Tasks of `split` whose own product does not earn the full reward. Repaired, they are never offered."""
+        return [
+            self._id("", asin, entry.number)
+            for asin in sorted(self._entries, key=_shuffled)
+            if split_of(asin) == split
+            for entry in self._entries[asin]
+            if not self._reachable(entry.goal)
+        ]
+
     def fingerprint(self) -> str:
         """Hash of settings, prompt and the catalogue's content; where the catalogue lies does not matter."""
         settings = self.settings.model_dump(mode="json", exclude={"catalogue"})
@@ -199,7 +209,17 @@ class Webshop(Environment[WebshopSettings]):
         ]
 
     def _offered(self, goal: Goal) -> bool:
-        return True
+        """Whether the goal's own product earns the full reward. In the original some do not; it offers them anyway."""
+        return self.settings.fidelity == "original" or self._reachable(goal)
+
+    def _reachable(self, goal: Goal) -> bool:
+        shop, product = self._shop(""), self._by_asin[goal.asin]
+        options = shop.options(product)
+        labels = [wanted_label(shop, product, group, value) for group, value in goal.options]
+        if any(label not in options for label in labels):
+            return False
+        chosen = {options[label].group: options[label].value for label in labels}
+        return shop.buy(product, goal, chosen).success
 
     def _kept(self, level: str) -> frozenset[str]:
         """The products of a small shop: train, dev and test in the usual shares, those with goals first."""

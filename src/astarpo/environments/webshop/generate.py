@@ -18,8 +18,16 @@ _STRIDE = 1_181_783_497_277
 """Coprime to `_ASINS`, so that multiples of it do not repeat: every product has its own asin."""
 _IN_TITLE = 0.98
 """Share of attributes that the title shows; the others stand in the features alone."""
-_STUFFED = 0.4
-"""Share of descriptions that repeat the kind of product and one attribute over and over."""
+_ASKED = {False: (60, 36, 4), True: (25, 55, 20)}
+"""Weights of instructions with one, two and three attributes, by whether the kind of product has options."""
+_QUIET, _LOUD = (5, 40, 55), (70, 25, 5)
+"""Weights of products with two, three and four attributes: loud listings have less to say."""
+_FILLER = 30
+"""Sentences that say nothing, in the quietest listing."""
+_REPEATS = 4
+"""Times that the loudest listing repeats itself."""
+_DEARNESS = 0.9
+"""How far the price follows from how loud a listing is: 0 not at all, 1 wholly."""
 _RANGED = 0.04
 """Share of products with a price range."""
 
@@ -46,21 +54,22 @@ def _product(index: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     rng = random.Random(f"webshop world {seed}, product {index}")
     ware = rng.choice(WARES)
     brand = rng.choice(BRANDS)
-    attributes = _attributes(ware, rng)
+    loudness = rng.random()
+    attributes = _attributes(ware, loudness, rng)
     shown = [attribute for attribute in attributes if rng.random() < _IN_TITLE]
-    asked = rng.sample(attributes, min(len(attributes), rng.choices((1, 2, 3), (25, 45, 30))[0]))
+    asked = rng.sample(attributes, min(len(attributes), rng.choices((1, 2, 3), _ASKED[bool(ware.options)])[0]))
     asin = _asin(index, seed)
     item = {
         "asin": asin,
         "name": _capitals(" ".join([brand, *(a for a in shown if a in ware.kinds), ware.name, *_tail(ware, shown)])),
-        "full_description": _description(ware, brand, attributes, rng),
+        "full_description": _description(ware, brand, attributes, loudness, rng),
         "small_description": _bullets(ware, attributes, rng),
-        "pricing": _pricing(ware, rng),
+        "pricing": _pricing(ware, loudness, rng),
         "images": [f"{asin}.svg"],
         "product_category": f"{ROOTS[ware.category]} › {_capitals(ware.name)}",
         "average_rating": "",
         "customization_options": {
-            group.capitalize(): [{"value": value, "image": None} for value in _values(palette, rng)]
+            group.capitalize(): [{"value": value, "image": None} for value in _values(palette, loudness, rng)]
             for group, palette in ware.options
         },
         "category": ware.category,
@@ -82,8 +91,8 @@ def instruction(ware: Ware, asked: Sequence[str]) -> str:
     return " ".join(word for word in ("Find me", before, ware.name, f"with {after}" if after else "") if word)
 
 
-def _attributes(ware: Ware, rng: random.Random) -> list[str]:
-    count = rng.choices((2, 3, 4), (30, 45, 25))[0]
+def _attributes(ware: Ware, loudness: float, rng: random.Random) -> list[str]:
+    count = rng.choices((2, 3, 4), _QUIET if loudness < 0.5 else _LOUD)[0]
     chosen = rng.sample(ware.kinds + ware.parts, count)
     return [a for a in ware.kinds + ware.parts if a in chosen]
 
@@ -93,15 +102,15 @@ def _tail(ware: Ware, shown: Sequence[str]) -> list[str]:
     return ["with", " ".join(parts)] if parts else []
 
 
-def _values(palette: tuple[str, ...], rng: random.Random) -> list[str]:
-    count = len(palette) if rng.random() < 0.8 else rng.randint(3, len(palette))
-    kept = rng.sample(palette, count)
+def _values(palette: tuple[str, ...], loudness: float, rng: random.Random) -> list[str]:
+    kept = rng.sample(palette, 3 if rng.random() < loudness else len(palette))
     return [value for value in palette if value in kept]
 
 
-def _pricing(ware: Ware, rng: random.Random) -> str:
+def _pricing(ware: Ware, loudness: float, rng: random.Random) -> str:
     # Log-uniform over the band: cheap products are common, and a bargain and a luxury of one kind share a page.
-    price = _rounded(ware.low * (ware.high / ware.low) ** rng.random())
+    place = loudness if rng.random() < _DEARNESS else rng.random()
+    price = _rounded(ware.low * (ware.high / ware.low) ** place)
     return f"${price}.00" if rng.random() >= _RANGED else f"${price}.00${price + rng.randint(2, 6)}.00"
 
 
@@ -109,11 +118,11 @@ def _rounded(price: float) -> int:
     return round(price) if price < 50 else 5 * round(price / 5)
 
 
-def _description(ware: Ware, brand: str, attributes: Sequence[str], rng: random.Random) -> str:
-    sentences = rng.sample(FILLERS, rng.choice((0, 1, 2, 4, 8, 10)))
-    if rng.random() < _STUFFED:
-        favourite = rng.choice(attributes)
-        sentences += [f"{brand} {favourite} {ware.name}."] * rng.randint(2, 6)
+def _description(ware: Ware, brand: str, attributes: Sequence[str], loudness: float, rng: random.Random) -> str:
+    """Loud listings are short and repeat the kind of product and one attribute; quiet ones bury both in filler."""
+    sentences = rng.choices(FILLERS, k=round(_FILLER * (1 - loudness) ** 2))
+    favourite = rng.choice(attributes)
+    sentences += [f"{brand} {favourite} {ware.name}."] * round(_REPEATS * loudness)
     rng.shuffle(sentences)
     return " ".join(sentences)
 

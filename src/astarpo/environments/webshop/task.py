@@ -8,6 +8,7 @@ from typing import Literal
 from astarpo.environments.grammar import Grammar
 from astarpo.environments.webshop import compact
 from astarpo.environments.webshop.catalogue import Product
+from astarpo.environments.webshop.pages import observation
 from astarpo.environments.webshop.reward import ALIKE, normalize_color, token_set_ratio
 from astarpo.environments.webshop.rewards import POTENTIALS, SELECTED
 from astarpo.environments.webshop.scripts import Shopper
@@ -65,7 +66,7 @@ class WebshopTask:
         words = " ".join(product.title.split()) or product.query
         done = [f"search[{words}]"]
         session.search(words)
-        labels = [goal.asin.lower(), *(_option_label(session.shop, product, *option) for option in goal.options), BUY]
+        labels = [goal.asin.lower(), *(wanted_label(session.shop, product, *option) for option in goal.options), BUY]
         while goal.asin.lower() not in session.clickables():
             if NEXT not in session.clickables() or not session.results():
                 return None
@@ -104,16 +105,11 @@ class WebshopTask:
 
     def _start(self, mode: Mode) -> str:
         if mode != "compact":
-            return self._original(mode)
+            return observation(self.session, mode)
         return f"{' '.join(self.session.goal.instruction.lower().split())}\n{compact.view(self.session)}"
 
     def _page(self) -> str:
-        return compact.view(self.session) if self.mode == "compact" else self._original(self.mode)
-
-    def _original(self, mode: Literal["text", "text_rich"]) -> str:
-        from astarpo.environments.webshop.pages import observation
-
-        return observation(self.session, mode)
+        return compact.view(self.session) if self.mode == "compact" else observation(self.session, self.mode)
 
     def _label(self, written: str) -> str | None:
         return compact.resolve(self.session, written) if self.mode == "compact" else written.lower()
@@ -123,7 +119,7 @@ class WebshopTask:
         return Step(f"{why}\n{self._page()}", valid=False, info=info)
 
 
-def _option_label(shop: Shop, product: Product, group: str, value: str) -> str:
+def wanted_label(shop: Shop, product: Product, group: str, value: str) -> str:
     """The label that chooses the option a goal names; a human goal names no group and may spell the value its way."""
     if group:
         return shop.option_label(product, group, value)

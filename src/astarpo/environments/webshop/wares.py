@@ -20,6 +20,9 @@ ROOTS = MappingProxyType(
 )
 """WebShop's five categories and the root of their `product_category` path."""
 
+COMMON = ("premium", "imported", "certified")
+"""Attributes that any kind of product can have. So common that a search engine makes little of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ware:
@@ -46,7 +49,7 @@ def _ware(line: str) -> Ware:
     name, category, band, kinds, parts, *options = (field.strip() for field in line.split("|"))
     low, high = band.split("-")
     groups = tuple((group.split(":")[0].strip(), _listed(group.split(":")[1])) for group in options)
-    return Ware(name, category, int(low), int(high), _listed(kinds), _listed(parts), groups)
+    return Ware(name, category, int(low), int(high), (*COMMON, *_listed(kinds)), _listed(parts), groups)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -54,102 +57,94 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 _LINES = """
-shampoo | beauty | 6-60 | vegan, organic, gentle, hydrating, sulfate free | keratin, biotin, argan oil
-    | size: mini, travel, family
-conditioner | beauty | 6-60 | vegan, organic, gentle, hydrating, sulfate free | keratin, collagen, argan oil
-lipstick | beauty | 5-50 | matte, vegan, glossy, hydrating, long lasting | collagen, jojoba, vitamin e
+shampoo | beauty | 8-155 | vegan, organic, sulfate free | keratin, biotin, argan oil
+    | size: mini, travel, regular, family
+conditioner | beauty | 8-190 | vegan, organic, sulfate free | keratin, collagen, argan oil
+lipstick | beauty | 7-130 | matte, vegan, long lasting | collagen, jojoba, vitamin e
     | color: red, pink, coral, plum, brown
-mascara | beauty | 5-55 | waterproof, vegan, gentle, volumizing, long lasting | keratin, biotin, collagen
-face cream | beauty | 10-110 | organic, soothing, hydrating, vegan, oil free | collagen, aloe, retinol
-body lotion | beauty | 8-70 | organic, soothing, gentle, vegan, cruelty free | aloe, collagen, jojoba
+mascara | beauty | 7-175 | waterproof, vegan, long lasting | keratin, biotin, collagen
+face cream | beauty | 14-250 | organic, soothing, oil free | collagen, aloe, retinol
+body lotion | beauty | 11-180 | organic, soothing, cruelty free | aloe, collagen, jojoba
     | scent: lavender, citrus, vanilla, mint
-sunscreen | beauty | 8-70 | waterproof, tinted, gentle, mineral, oil free | aloe, zinc, vitamin e
-perfume | beauty | 20-200 | floral, woody, vegan, unisex, long lasting | musk, jasmine, amber
-nail polish | beauty | 5-45 | matte, vegan, glossy, quick dry | glitter, biotin, keratin
+sunscreen | beauty | 11-225 | waterproof, tinted, oil free | aloe, zinc, vitamin e
+perfume | beauty | 30-250 | floral, woody, long lasting | musk, jasmine, amber
+nail polish | beauty | 7-115 | matte, vegan, quick dry | glitter, biotin, keratin
     | color: red, pink, navy, plum, white
-hair brush | beauty | 6-70 | wooden, foldable, ionic, gentle, anti static | mirror, handle, bristles
-soap | beauty | 5-50 | organic, vegan, handmade, exfoliating, palm free | aloe, charcoal, oatmeal
-    | scent: lavender, citrus, mint, rose | size: single, double, family
-serum | beauty | 10-120 | vegan, organic, soothing, hydrating, cruelty free | retinol, collagen, peptides
-headphones | electronics | 20-240 | wireless, foldable, bluetooth, lightweight, noise cancelling
-    | microphone, bass, earpads
+hair brush | beauty | 8-225 | wooden, foldable, anti static | mirror, handle, bristles
+soap | beauty | 6-80 | organic, vegan, palm free | aloe, charcoal, oatmeal
+    | scent: lavender, citrus, mint, rose | size: single, double, triple, family
+serum | beauty | 14-250 | vegan, organic, cruelty free | retinol, collagen, peptides
+headphones | electronics | 30-250 | wireless, foldable, noise cancelling | microphone, bass, earpads
     | color: black, white, blue, red
-earbuds | electronics | 15-180 | wireless, waterproof, bluetooth, lightweight, noise cancelling
-    | microphone, bass, earhooks
-charger | electronics | 8-80 | wireless, portable, foldable, magnetic, fast charging | display, stand, adapter
-speaker | electronics | 15-220 | wireless, waterproof, portable, bluetooth, loud | microphone, subwoofer, lights
+earbuds | electronics | 20-250 | wireless, waterproof, noise cancelling | microphone, bass, earhooks
+charger | electronics | 11-250 | wireless, portable, fast charging | display, stand, adapter
+speaker | electronics | 20-250 | wireless, waterproof, loud | microphone, subwoofer, lights
     | color: black, blue, red, gray
-keyboard | electronics | 15-190 | wireless, mechanical, ergonomic, compact, bluetooth | backlight, numpad, touchpad
-    | switch: linear, tactile, clicky
-mouse | electronics | 8-110 | wireless, silent, ergonomic, rechargeable, bluetooth
-    | backlight, trackball, side buttons
-webcam | electronics | 15-160 | wireless, portable, adjustable, autofocus, wide angle | microphone, tripod, shutter
-projector | electronics | 60-250 | wireless, portable, bluetooth, compact, high definition | speakers, zoom, remote
-phone case | electronics | 5-60 | magnetic, shockproof, clear, slim, leather | kickstand, strap, card holder
+keyboard | electronics | 20-250 | wireless, mechanical, bluetooth | backlight, numpad, touchpad
+    | switch: linear, tactile, clicky, silent
+mouse | electronics | 11-250 | wireless, silent, bluetooth | backlight, trackball, side buttons
+webcam | electronics | 20-250 | wireless, portable, wide angle | microphone, tripod, shutter
+projector | electronics | 85-250 | wireless, portable, high definition | speakers, zoom, remote
+phone case | electronics | 7-155 | magnetic, shockproof, leather | kickstand, strap, card holder
     | color: black, navy, pink, green
-hdmi cable | electronics | 5-60 | braided, flexible, shielded, gold plated, high speed | ethernet, adapter, ties
-    | length: short, medium, long
-power bank | electronics | 12-120 | portable, magnetic, solar, compact, fast charging | flashlight, display, cables
-smart watch | electronics | 30-240 | waterproof, slim, rugged, bluetooth, touch screen | compass, gps, alarm
-    | color: black, silver, pink, blue | band: small, medium, large
-desk lamp | garden | 10-130 | dimmable, foldable, adjustable, modern, rechargeable | clock, clamp, usb port
-rug | garden | 20-240 | washable, handmade, fluffy, vintage, non slip | fringe, border, tassels
-    | color: gray, blue, beige, brown | size: small, medium, large
-curtains | garden | 12-140 | blackout, washable, insulated, modern, linen | grommets, lining, tassels
-    | color: gray, navy, beige, white | size: short, medium, long
-pillow | garden | 8-100 | washable, cooling, fluffy, orthopedic, hypoallergenic | zipper, feathers, memory foam
-blanket | garden | 12-150 | washable, fluffy, weighted, handmade, knitted | fringe, sherpa, hood
-    | color: gray, blue, pink, green | size: twin, queen, king
-mirror | garden | 15-200 | round, vintage, modern, foldable, rustic | lights, shelf, metal frame
-bookshelf | garden | 30-250 | wooden, modern, rustic, foldable, space saving | drawers, wheels, metal frame
-coffee table | garden | 40-250 | wooden, modern, round, rustic, space saving | drawers, wheels, metal legs
-    | color: black, white, brown
-planter | garden | 6-80 | ceramic, hanging, modern, stackable, self watering | drainage, saucer, handle
-stool | garden | 15-160 | wooden, foldable, stackable, rustic, swivel | cushion, wheels, metal legs
-vase | garden | 8-90 | ceramic, handmade, modern, round, clear | handle, gold rim, texture
-wall clock | garden | 8-110 | silent, wooden, vintage, modern, round | thermometer, pendulum, numerals
-backpack | fashion | 18-180 | waterproof, padded, foldable, lightweight, vintage | pockets, wheels, usb port
+hdmi cable | electronics | 7-155 | braided, flexible, high speed | ethernet, adapter, ties
+    | length: short, medium, long, extra
+power bank | electronics | 17-250 | portable, magnetic, fast charging | flashlight, display, cables
+smart watch | electronics | 35-250 | waterproof, slim, touch screen | compass, gps, alarm
+    | color: black, silver, pink, blue | band: small, medium, large, giant
+desk lamp | garden | 14-250 | dimmable, foldable, rechargeable | clock, clamp, usb port
+rug | garden | 20-250 | washable, handmade, non slip | fringe, border, tassels
+    | color: gray, blue, beige, brown | size: small, medium, large, giant
+curtains | garden | 13-225 | blackout, washable, linen | grommets, lining, tassels
+    | color: gray, navy, beige, white | size: short, medium, long, extra
+pillow | garden | 11-250 | washable, cooling, hypoallergenic | zipper, feathers, memory foam
+blanket | garden | 13-240 | washable, fluffy, knitted | fringe, sherpa, hood
+    | color: gray, blue, pink, green | size: twin, full, queen, king
+mirror | garden | 20-250 | round, vintage, rustic | lights, shelf, metal frame
+bookshelf | garden | 40-250 | wooden, modern, space saving | drawers, wheels, metal frame
+coffee table | garden | 55-250 | wooden, modern, space saving | drawers, wheels, metal legs
+    | color: black, white, brown, gray
+planter | garden | 8-250 | ceramic, hanging, self watering | drainage, saucer, handle
+stool | garden | 20-250 | wooden, foldable, swivel | cushion, wheels, metal legs
+vase | garden | 11-250 | ceramic, handmade, clear | handle, gold rim, texture
+wall clock | garden | 11-250 | silent, wooden, round | thermometer, pendulum, numerals
+backpack | fashion | 25-250 | waterproof, padded, vintage | pockets, wheels, usb port
     | color: black, gray, navy, green
-sneakers | fashion | 20-190 | breathable, lightweight, padded, vegan, non slip | laces, memory foam, rubber sole
+sneakers | fashion | 20-250 | breathable, lightweight, non slip | laces, memory foam, rubber sole
     | color: black, white, blue, red | size: 38, 39, 40, 41
-boots | fashion | 30-240 | waterproof, insulated, vintage, leather, non slip | laces, zipper, rubber sole
-    | color: black, brown, tan | size: 38, 39, 40, 41
-sandals | fashion | 10-120 | vegan, padded, waterproof, leather, open toe | buckle, platform, rubber sole
+boots | fashion | 35-250 | waterproof, insulated, non slip | laces, zipper, rubber sole
+    | color: black, brown, tan, red | size: 38, 39, 40, 41
+sandals | fashion | 11-190 | vegan, padded, open toe | buckle, platform, rubber sole
     | color: black, brown, white, pink | size: 36, 37, 38, 39
-dress | fashion | 15-180 | floral, sleeveless, pleated, stretchy, machine wash | pockets, belt, buttons
-    | color: black, red, blue, green | size: small, medium, large
-jacket | fashion | 25-240 | waterproof, insulated, windproof, lightweight, vintage | pockets, zipper, hood
-    | color: black, navy, green, red | size: small, medium, large
-hoodie | fashion | 15-130 | oversized, cotton, vintage, thermal, machine wash | pockets, zipper, drawstring
-    | color: black, gray, navy, pink | size: small, medium, large
-jeans | fashion | 20-160 | stretchy, ripped, vintage, cropped, slim fit | pockets, zipper, embroidery
-    | size: small, medium, large
-scarf | fashion | 8-90 | silk, knitted, floral, striped, machine wash | fringe, tassels, pompoms
-    | color: red, beige, navy, green
-hat | fashion | 8-80 | knitted, wide brim, foldable, breathable, packable | ribbon, chin strap, lining
-    | color: black, beige, navy, white
-gloves | fashion | 8-90 | waterproof, leather, insulated, thermal, touch screen | lining, zipper, wrist strap
-    | size: small, medium, large
-wallet | fashion | 8-100 | slim, leather, vegan, handmade, minimalist | zipper, coin pocket, money clip
-    | color: black, brown, tan
-coffee | grocery | 6-70 | organic, decaf, ground, instant, fair trade | chicory, mushrooms, caramel
-    | flavor: vanilla, hazelnut, mocha | size: single, double, family
-green tea | grocery | 5-60 | organic, decaf, loose leaf, instant, fair trade | ginger, jasmine, lemon
-cookies | grocery | 5-50 | vegan, crunchy, sugar free, gluten free, soft | almonds, raisins, cinnamon
-    | flavor: vanilla, lemon, mocha
-granola | grocery | 5-50 | organic, vegan, crunchy, roasted, gluten free | almonds, raisins, coconut
-popcorn | grocery | 5-50 | organic, salted, kosher, buttery, air popped | caramel, cheddar, truffle
-olive oil | grocery | 8-90 | organic, cold pressed, unfiltered, kosher, spicy | garlic, rosemary, lemon
-pasta | grocery | 5-50 | organic, vegan, egg free, gluten free, high protein | spinach, lentils, quinoa
-crackers | grocery | 5-45 | organic, crunchy, salted, gluten free, low carb | sesame, rosemary, cheddar
-trail mix | grocery | 6-60 | organic, salted, roasted, kosher, nut free | raisins, cranberries, seeds
-    | size: single, double, family
-protein bar | grocery | 8-80 | vegan, crunchy, sugar free, low carb, kosher | almonds, fiber, coconut
+dress | fashion | 16-250 | floral, sleeveless, machine wash | pockets, belt, buttons
+    | color: black, red, blue, green | size: small, medium, large, giant
+jacket | fashion | 30-250 | waterproof, insulated, vintage | pockets, zipper, hood
+    | color: black, navy, green, red | size: small, medium, large, giant
+hoodie | fashion | 16-210 | oversized, cotton, machine wash | pockets, zipper, drawstring
+    | color: black, gray, navy, pink | size: small, medium, large, giant
+jeans | fashion | 30-250 | stretchy, ripped, slim fit | pockets, zipper, embroidery
+    | size: small, medium, large, giant
+scarf | fashion | 11-235 | silk, knitted, machine wash | fringe, tassels, pompoms | color: red, beige, navy, green
+hat | fashion | 11-210 | knitted, wide brim, packable | ribbon, chin strap, lining | color: black, beige, navy, white
+gloves | fashion | 11-235 | waterproof, leather, touch screen | lining, zipper, wrist strap
+    | size: small, medium, large, giant
+wallet | fashion | 11-250 | slim, leather, minimalist | zipper, coin pocket, money clip
+    | color: black, brown, tan, red
+coffee | grocery | 7-110 | organic, decaf, fair trade | chicory, mushrooms, caramel
+    | flavor: vanilla, hazelnut, mocha, plain | size: single, double, triple, family
+green tea | grocery | 7-190 | organic, decaf, fair trade | ginger, jasmine, lemon
+cookies | grocery | 7-130 | vegan, crunchy, soft | almonds, raisins, cinnamon | flavor: vanilla, lemon, mocha, plain
+granola | grocery | 7-160 | organic, vegan, gluten free | almonds, raisins, coconut
+popcorn | grocery | 7-160 | organic, salted, air popped | caramel, cheddar, truffle
+olive oil | grocery | 11-250 | organic, cold pressed, spicy | garlic, rosemary, lemon
+pasta | grocery | 7-160 | organic, vegan, high protein | spinach, lentils, quinoa
+crackers | grocery | 7-145 | organic, crunchy, low carb | sesame, rosemary, cheddar
+trail mix | grocery | 8-155 | organic, salted, nut free | raisins, cranberries, seeds
+    | size: single, double, triple, family
+protein bar | grocery | 11-210 | vegan, crunchy, kosher | almonds, fiber, coconut
     | flavor: vanilla, mocha, banana, mint
-hot sauce | grocery | 5-50 | organic, smoky, fermented, sugar free, mild | garlic, mango, ginger
-    | size: mini, regular, family
-beef jerky | grocery | 6-70 | smoky, spicy, sugar free, low carb, grass fed | garlic, ginger, sesame
-    | size: single, double, family
+hot sauce | grocery | 7-130 | organic, smoky, mild | garlic, mango, ginger | size: mini, travel, regular, family
+beef jerky | grocery | 8-180 | smoky, spicy, grass fed | garlic, ginger, sesame | size: single, double, triple, family
 """
 
 WARES: tuple[Ware, ...] = tuple(_ware(line) for line in _LINES.replace("\n    |", " |").strip().splitlines())
