@@ -129,8 +129,11 @@ def layers(environment: str, preset: str, files: Sequence[Path], overrides: Over
 
     from astarpo.run import PARTS, load_file, load_preset, merge, override, preset_names
 
-    own = preset_names(environment)
-    given = merge({"environment": {"name": environment}}, load_preset(environment if own else "any", preset))
+    shelf = environment if preset_names(environment) else "any"
+    if preset not in preset_names(shelf):
+        known = ", ".join(name for name in preset_names(shelf) if not name.startswith("warm_start"))
+        raise SettingsError(f"{environment} has no preset {preset!r}: known: {known}.")
+    given = merge({"environment": {"name": environment}}, load_preset(shelf, preset))
     given["preset"] = preset
     for file in files:
         given = merge(given, load_file(file))

@@ -80,7 +80,7 @@ def sections(given: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Line]]]:
         if name in PARTS and not isinstance(section, Mapping):
             section = {"name": section}
         elif name in PARTS and "name" not in section:
-            section = {"name": _default_part(name), **section}
+            section = {"name": _default_part(field, name), **section}
         settings = _part(name, section) if name in PARTS else _settings_in(field.annotation)
         if settings is None:
             top.append(_line(name, field, {name: section} if name in given else {}))
@@ -92,13 +92,12 @@ def sections(given: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Line]]]:
     yield from below
 
 
-def _default_part(section: str) -> str:
-    """The part a section means where it names none. Raises SettingsError where there is no such part."""
-    from astarpo.run import PARTS
-
-    name: Any = PARTS[section][1].Settings.model_fields["name"].default if section == "curriculum" else None
+def _default_part(field: FieldInfo, section: str) -> str:
+    """The part a section means where it names none. Raises SettingsError where it must name one."""
+    settings = _settings_in(field.annotation)
+    name = settings.model_fields["name"].default if settings is not None else None
     if not isinstance(name, str):
-        raise SettingsError(f"{section}.name is required.")
+        raise SettingsError(f"{section}.name is required: `astarpo list` names what there is.")
     return name
 
 
