@@ -35,7 +35,8 @@ def earned(product: Product, goal: Goal, fidelity: Fidelity, price: float = 27.0
 
 def recorded_goal(folder: Path, record: dict[str, Any]) -> Goal:
     if record["goal_form"] == "synthetic":
-        return recorded_goals(folder)[record["goal_index"]]
+        number: int = record["goal_index"]
+        return recorded_goals(folder)[number]
     told = record["goal"]
     human = not isinstance(told["goal_options"], dict)
     options = [("", value) for value in told["goal_options"]] if human else list(told["goal_options"].items())

@@ -90,6 +90,14 @@ def test_repaired_next_ends_on_the_last_page_and_the_original_goes_on() -> None:
     assert session.results() == []
 
 
+def test_repaired_a_full_last_page_has_no_next() -> None:
+    session = visit(a_shop(*LAMPS[1:21]))
+    session.search("lamp")
+    assert session.click("next >")
+    assert len(session.results()) == 10
+    assert "next >" not in session.clickables()
+
+
 def test_repaired_buying_ends_the_visit_and_the_original_begins_another_round() -> None:
     for shop, after in ((REPAIRED, Page.done), (ORIGINAL, Page.search_results)):
         session = visit(shop)

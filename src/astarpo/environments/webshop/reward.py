@@ -162,8 +162,7 @@ def _options_repaired(options: Mapping[str, str], goal: Goal) -> int:
 
 
 def _same_option(bought: str, wanted: str) -> bool:
-    # Equal first: a value without a letter or digit has no tokens, and so a ratio of 0 even with itself.
-    return bought == wanted or token_set_ratio(normalize_color(bought), normalize_color(wanted)) > ALIKE
+    return token_set_ratio(normalize_color(bought), normalize_color(wanted)) > ALIKE
 
 
 _MATCHED_OPTIONS: dict[Fidelity, Callable[[Mapping[str, str], Goal], int]] = {
@@ -180,6 +179,7 @@ def token_set_ratio(a: str, b: str) -> int:
     88
     """
     if a == b:
+        # As thefuzz says first of all: without a letter or digit there are no words, and the ratio below is 0.
         return 100
     return round(fuzz.token_set_ratio(_processed(a), _processed(b)))
 
