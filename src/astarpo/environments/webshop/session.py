@@ -96,12 +96,8 @@ class Shop:
 
     def option_label(self, product: Product, group: str, value: str) -> str:
         """The label that chooses `value` in `group`; the plain value where the product has no such option."""
-        plain = self.options(product).get(value)
-        return value if plain is not None and plain.group == group else self._told_apart(product, group, value)
-
-    def _told_apart(self, product: Product, group: str, value: str) -> str:
-        label = f"{group}: {value}"
-        return label if label in self.options(product) else value
+        told_apart = f"{group}: {value}"
+        return told_apart if told_apart in self.options(product) else value
 
     def _labelled(self, product: Product) -> dict[str, Option]:
         labelled: dict[str, Option] = {}
