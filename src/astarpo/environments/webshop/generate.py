@@ -22,11 +22,11 @@ _ASKED = {False: (60, 36, 4), True: (25, 55, 20)}
 """Weights of instructions with one, two and three attributes, by whether the kind of product has options."""
 _QUIET, _LOUD = (5, 40, 55), (70, 25, 5)
 """Weights of products with two, three and four attributes: loud listings have less to say."""
-_FILLER = 30
+_FILLER = 40
 """Sentences that say nothing, in the quietest listing."""
 _REPEATS = 4
 """Times that the loudest listing repeats itself."""
-_DEARNESS = 0.9
+_DEARNESS = 0.92
 """How far the price follows from how loud a listing is: 0 not at all, 1 wholly."""
 _RANGED = 0.04
 """Share of products with a price range."""

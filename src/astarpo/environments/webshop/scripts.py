@@ -14,6 +14,9 @@ from typing import Protocol
 PAGES = 3
 """Results pages that the careful shopper reads before it takes the best it saw."""
 
+LACKS, RANK = 0.1, 0.2
+"""What a missing word and a place further down cost the careful shopper, where a price too high costs 1."""
+
 
 class Shopper(Protocol):
     """Plays one episode: called with each page in turn, the first of which starts with the instruction."""
@@ -145,9 +148,9 @@ class First:
 
 
 def query_words(wanted: Wanted, everything: bool) -> list[str]:
-    """The words of a query: attributes and kind, and with `everything` the names and values of options too."""
-    more = [word for option in wanted.options for part in option for word in part.split()] if everything else []
-    return [*wanted.words, *more]
+    """The words of a query: attributes, kind and option values; with `everything` the names of the options too."""
+    parts = [part for group, value in wanted.options for part in ((group, value) if everything else (value,))]
+    return [*wanted.words, *(word for part in parts for word in part.split())]
 
 
 @dataclass
@@ -166,7 +169,6 @@ class Browser:
     everything: bool = False
     wanted: Wanted | None = None
     here: Offer | None = None
-    settled: bool = False
     seen: dict[tuple[int, str], Offer] = field(default_factory=dict)
     lacking: dict[tuple[int, str], int] = field(default_factory=dict)
     plan: list[str] = field(default_factory=list)
@@ -189,21 +191,29 @@ class Browser:
         number = int(_HEADING.match(page)[1])  # type: ignore[index]
         for offer in offers:
             self.seen.setdefault((offer.page, offer.link), offer)
-        if not self.settled:
-            for offer in offers:
-                fits = offer.high < wanted.limit and (not self.titles or offer.lacks(wanted) == 0)
-                if fits and (offer.page, offer.link) not in self.lacking:
-                    return self._open(offer)
-            left = self.turns - self.used
-            if self.titles and len(offers) == 10 and number < PAGES and left > 4 + number + len(wanted.options):
-                return "click[next]"
-        self.settled = True
-        if not self.seen:
+        best = min(self.seen.values(), key=lambda offer: self._regret(offer, wanted), default=None)
+        if not self._fits(best, wanted) and self._worth_turning(page, offers, wanted):
+            return "click[next]"
+        if best is None:
             return "click[back]"
-        best = min(self.seen.values(), key=lambda offer: self._regret(offer, wanted))
-        if best.page < number:
-            return "click[prev]"
-        return "click[next]" if best.page > number else self._open(best)
+        if best.page != number:
+            return "click[prev]" if best.page < number else "click[next]"
+        return self._open(best)
+
+    def _fits(self, offer: Offer | None, wanted: Wanted) -> bool:
+        """Whether nothing that a results page shows speaks against `offer`, and its page was not found wanting."""
+        if offer is None or (offer.page, offer.link) in self.lacking:
+            return False
+        return offer.high < wanted.limit and (not self.titles or offer.lacks(wanted) == 0)
+
+    def _worth_turning(self, page: str, offers: list[Offer], wanted: Wanted) -> bool:
+        """Titles that say at least two thirds of what is wanted promise that another page has one that says it all."""
+        number = int(_HEADING.match(page)[1])  # type: ignore[index]
+        if not self.titles or "next" not in page.splitlines()[-1].split() or number >= PAGES:
+            return False
+        turns = self.turns - self.used - len(wanted.options) - 4 - number
+        nearest = min((offer.lacks(wanted) for offer in offers), default=len(wanted.words))
+        return turns >= 0 and nearest <= len(wanted.words) / 3
 
     def _open(self, offer: Offer) -> str:
         self.here = offer
@@ -213,16 +223,20 @@ class Browser:
         """On an item page: buy it with the options wanted, or go back because one is missing."""
         links, complete = _clicks(wanted, page)
         left = self.turns - self.used
-        if not complete and not self.settled and self.here is not None and left > 3 + len(wanted.options):
-            self.lacking[(self.here.page, self.here.link)] = len(wanted.options) - len(links)
-            return "click[prev]"
+        if not complete and self.here is not None and (place := (self.here.page, self.here.link)) not in self.lacking:
+            self.lacking[place] = len(wanted.options) - len(links)
+            if left > 3 + len(wanted.options):
+                return "click[prev]"
         self.plan = [f"click[{link}]" for link in links] + ["click[buy]"]
         return self.plan.pop(0)
 
-    def _regret(self, offer: Offer, wanted: Wanted) -> tuple[float, int]:
+    def _regret(self, offer: Offer, wanted: Wanted) -> tuple[bool, float]:
+        """How bad an offer looks. One that fits is best; else by price, missing options and words, and rank."""
         price = 0.0 if offer.high < wanted.limit else 0.5 if offer.low < wanted.limit else 1.0
         lacks = offer.lacks(wanted) if self.titles else 0
-        return price + lacks + self.lacking.get((offer.page, offer.link), 0), offer.page * 100 + int(offer.link)
+        rank = (offer.page - 1) * 10 + int(offer.link)
+        missing = self.lacking.get((offer.page, offer.link), 0)
+        return not self._fits(offer, wanted), price + missing + lacks * LACKS + rank * RANK
 
 
 _LIMIT = re.compile(r",? and price lower than ([\d.]+) dollars\.?$")
@@ -238,3 +252,11 @@ SHOPPERS: dict[str, Callable[[int], Shopper]] = {
     "hasty": lambda _: First(options=True),
 }
 """Styles that the environment demonstrates; each is made from the number of turns it may use."""
+
+YARDSTICKS: dict[str, Callable[[int], Shopper]] = {
+    "first result, no options": lambda _: First(options=False, everything=True),
+    "first result, named options": lambda _: First(options=True, everything=True),
+    "best of the page by price and options": lambda turns: Browser(titles=False, everything=True, turns=turns),
+    "careful reader": lambda turns: Browser(turns=turns),
+}
+"""What a catalogue's difficulty is measured with. The first three search with every content word of the instruction."""
