@@ -61,7 +61,7 @@ class AStarPO(Algorithm[AStarPOSettings]):
         own = self.settings
         logp = sequence_log_probs(scored, batch)
         ref_logp = masked_sum(batch.reference(), batch.acted).detach()
-        advantage = batch.reward - batch.values()
+        advantage = (batch.reward - batch.values()).detach()
         loss = astar_po_loss(logp, ref_logp, batch.reward, batch.values(), beta=own.beta)
         ratio = (logp - ref_logp).detach()
         residual = own.beta * ratio - advantage

@@ -80,7 +80,7 @@ class GRPO(Algorithm[GRPOSettings]):
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Clipped surrogate, KL and entropy terms. See `Algorithm.loss`."""
         own = self.settings
-        advantage = group_advantage(batch.reward, batch.task, scale_by_std=own.scale_by_std, eps=own.std_eps)
+        advantage = group_advantage(batch.reward.detach(), batch.task, scale_by_std=own.scale_by_std, eps=own.std_eps)
         metrics = summary(scored, batch, advantage)
         if own.skips(advantage):
             return without_gradient(scored, batch), metrics | {"signal/skipped": 1.0}

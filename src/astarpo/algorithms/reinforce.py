@@ -123,11 +123,11 @@ class Reinforce(Algorithm[ReinforceSettings]):
         return held, metrics | {"advantage/clip_limit": limit, "advantage/clip_frac": clipped}
 
     def _above_baseline(self, batch: Batch) -> Tensor:
-        own, reward = self.settings, batch.reward
+        own, reward = self.settings, batch.reward.detach()
         if own.baseline == "none":
             return reward
         if own.baseline == "v_star":
-            return reward - batch.values()
+            return reward - batch.values().detach()
         if own.baseline == "group_mean":
             return group_centred(reward, batch.task)
         if own.baseline == "batch_mean":

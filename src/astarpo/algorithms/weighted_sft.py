@@ -117,7 +117,7 @@ class WeightedSFT(Algorithm[WeightedSFTSettings]):
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Weighted cross-entropy, KL and entropy terms. See `Algorithm.loss`."""
         own = self.settings
-        advantage = self._advantage(batch)
+        advantage = self._advantage(batch).detach()
         weight = self.weights(advantage)
         metrics = summary(scored, batch, advantage) | _weight_metrics(weight, batch)
         if own.skip_zero_variance and bool((advantage == advantage[0]).all()):

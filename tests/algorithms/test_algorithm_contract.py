@@ -1,0 +1,290 @@
+"""What every algorithm promises, checked on every algorithm there is, under each choice of each of its settings."""
+
+from __future__ import annotations
+
+import functools
+import json
+import typing
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from enumeration import PLAYS, batch_of, random_rewards, random_table
+from pydantic.fields import FieldInfo
+from torch import Tensor
+
+from astarpo import plugins
+from astarpo.algorithms.base import Algorithm
+from astarpo.batch import Batch, Scored
+from astarpo.errors import MissingColumnError, SettingsError
+
+NAMES = plugins.names("astarpo.algorithms")
+POLICY, REFERENCE, REWARDS = random_table(0), random_table(1), random_rewards(2)
+# Two groups of three attempts, replies of both lengths.
+SIX = [PLAYS[0], PLAYS[2], PLAYS[5], PLAYS[7], PLAYS[10], PLAYS[13]]
+NOT_IN_THE_LOSS = {"name", "group_size"}
+
+
+def kind_of(name: str) -> type[Algorithm[Any]]:
+    found: type[Algorithm[Any]] = plugins.find("astarpo.algorithms", name, Algorithm)
+    return found
+
+
+def choices(field: FieldInfo) -> list[object]:
+    if typing.get_origin(field.annotation) is typing.Literal:
+        return list(typing.get_args(field.annotation))
+    return [False, True] if field.annotation is bool else []
+
+
+def variants() -> Iterator[tuple[str, dict[str, object]]]:
+    """Each algorithm as it comes, then with KL and entropy on and one setting changed at a time."""
+    for name in NAMES:
+        fields = kind_of(name).Settings.model_fields
+        on = {key: 0.1 for key in ("kl_coef", "entropy_coef") if key in fields}
+        yield name, {}
+        for key, field in fields.items():
+            for choice in choices(field):
+                try:
+                    kind_of(name).Settings.parse(on | {key: choice})
+                except SettingsError:
+                    continue
+                yield name, on | {key: choice}
+
+
+VARIANTS = list(variants())
+every_variant = pytest.mark.parametrize(
+    ("name", "settings"), VARIANTS, ids=[f"{name}-{'-'.join(map(str, given.values()))}" for name, given in VARIANTS]
+)
+every_name = pytest.mark.parametrize("name", NAMES)
+
+
+def make(name: str, settings: dict[str, object]) -> Algorithm[Any]:
+    return kind_of(name)(kind_of(name).Settings.parse(settings))
+
+
+@functools.cache
+def a_batch(padding: int = 0) -> Batch:
+    """Attempts of another, nearby policy, so that ratios are not all 1."""
+    sampler = random_table(0)
+    with torch.no_grad():
+        sampler.logits.add_(0.1 * random_table(3).logits)
+    return batch_of(SIX, REWARDS, sampler, REFERENCE, padding=padding)
+
+
+def said_of(batch: Batch) -> Scored:
+    """What the policy says about a batch of these six plays, whatever their rewards."""
+    same = batch.tokens.shape == a_batch().tokens.shape and bool((batch.tokens == a_batch().tokens).all())
+    return said() if same else POLICY.log_probs(batch, reference=REFERENCE)
+
+
+@functools.cache
+def said() -> Scored:
+    with torch.no_grad():
+        return POLICY.log_probs(a_batch(), reference=REFERENCE)
+
+
+def leaves(batch: Batch) -> Scored:
+    """What the policy says, cut loose from it: three columns that each take a gradient."""
+    scored = said_of(batch)
+    return Scored(*(column.detach().requires_grad_() for column in (scored.logp, scored.entropy, scored.exact_kl())))
+
+
+def slopes(loss: Tensor, scored: Scored) -> list[Tensor]:
+    columns = [scored.logp, scored.entropy, scored.exact_kl()]
+    found = torch.autograd.grad(loss, columns, allow_unused=True)
+    return [torch.zeros_like(c) if slope is None else slope for c, slope in zip(columns, found, strict=True)]
+
+
+def permuted(batch: Batch, order: Tensor) -> Batch:
+    columns = {key: value[order] for key, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **columns)  # type: ignore[arg-type]
+
+
+def test_the_algorithms_of_the_project_are_found() -> None:
+    assert {"astar_po", "weighted_sft", "reinforce", "grpo"} <= set(NAMES)
+
+
+@every_variant
+def test_loss_is_a_finite_scalar_and_metrics_are_finite_json(name: str, settings: dict[str, object]) -> None:
+    batch = a_batch()
+    scored = leaves(batch)
+    loss, metrics = make(name, settings).loss(scored, batch)
+    assert loss.shape == ()
+    assert loss.isfinite()
+    assert any(slope.any() for slope in slopes(loss, scored))
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert {"reward/mean", "advantage/mean", "entropy", "signal/skipped"} <= set(metrics)
+
+
+@every_variant
+def test_gradient_equals_central_differences(name: str, settings: dict[str, object]) -> None:
+    if settings.get("old_log_probs") == "detached":
+        pytest.skip("a ratio to itself is 1 at every policy: its value has no slope, only its gradient has")
+    batch = a_batch()
+    scored, step = leaves(batch), 1e-6
+    found = slopes(make(name, settings).loss(scored, batch)[0], scored)
+    direction = torch.Generator().manual_seed(4)
+    ways = [torch.randn(slope.shape, generator=direction, dtype=torch.float64) for slope in found]
+
+    def at(t: float) -> float:
+        columns = [scored.logp, scored.entropy, scored.exact_kl()]
+        moved = Scored(*(column.detach() + t * way for column, way in zip(columns, ways, strict=True)))
+        return float(make(name, settings).loss(moved, batch)[0])
+
+    slope = sum(float((slope * way).sum()) for slope, way in zip(found, ways, strict=True))
+    assert slope == pytest.approx((at(step) - at(-step)) / (2 * step), rel=1e-5, abs=1e-8)
+
+
+@every_variant
+def test_gradient_flows_through_what_the_policy_says_and_nothing_else(name: str, settings: dict[str, object]) -> None:
+    plain = a_batch()
+    columns = (plain.reward, plain.values(), plain.reference(), plain.behaviour_logp)
+    watched = [column.clone().requires_grad_() for column in columns]
+    batch = replace(plain, reward=watched[0], v_star=watched[1], ref_logp=watched[2], behaviour_logp=watched[3])
+    scored = leaves(batch)
+    loss, _ = make(name, settings).loss(scored, batch)
+    assert all(slope is None for slope in torch.autograd.grad(loss, watched, allow_unused=True))
+
+
+@every_variant
+def test_tokens_that_nobody_sampled_do_not_count_even_when_they_are_not_numbers(
+    name: str, settings: dict[str, object]
+) -> None:
+    batch = a_batch()
+    clean, dirty = leaves(batch), leaves(batch)
+    broken = replace(
+        batch,
+        behaviour_logp=torch.where(batch.acted, batch.behaviour_logp, torch.nan),
+        ref_logp=torch.where(batch.acted, batch.reference(), torch.inf),
+    )
+    for column in (dirty.logp, dirty.entropy, dirty.exact_kl()):
+        column.data[~batch.acted] = torch.nan
+    expected, _ = make(name, settings).loss(clean, batch)
+    loss, _ = make(name, settings).loss(dirty, broken)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for slope, wanted in zip(slopes(loss, dirty), slopes(expected, clean), strict=True):
+        assert not slope[~batch.acted].any()
+        torch.testing.assert_close(slope, wanted)
+
+
+@every_variant
+def test_the_order_of_episodes_does_not_matter(name: str, settings: dict[str, object]) -> None:
+    batch, order = a_batch(), torch.tensor([3, 0, 5, 2, 4, 1])
+    mixed = permuted(batch, order)
+    loss, metrics = make(name, settings).loss(leaves(batch), batch)
+    other, their_metrics = make(name, settings).loss(leaves(mixed), mixed)
+    assert other.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert their_metrics == pytest.approx(metrics, rel=1e-9, abs=1e-12)
+
+
+@every_variant
+def test_padding_changes_nothing(name: str, settings: dict[str, object]) -> None:
+    batch, padded = a_batch(), a_batch(7)
+    loss, metrics = make(name, settings).loss(leaves(batch), batch)
+    other, their_metrics = make(name, settings).loss(leaves(padded), padded)
+    assert other.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert their_metrics == pytest.approx(metrics)
+
+
+@every_variant
+def test_what_is_declared_as_needed_is_enough_and_its_absence_is_an_error(
+    name: str, settings: dict[str, object]
+) -> None:
+    needs = make(name, settings).needs
+    batch = a_batch()
+    scored = leaves(batch)
+    without_kl = Scored(scored.logp, scored.entropy)
+    provided = replace(
+        batch,
+        ref_logp=batch.ref_logp if needs.reference else None,
+        v_star=batch.v_star if needs.values else None,
+    )
+    make(name, settings).loss(scored if needs.exact_kl else without_kl, provided)
+    if needs.values:
+        with pytest.raises(MissingColumnError):
+            make(name, settings).loss(scored, replace(provided, v_star=None))
+    if needs.exact_kl:
+        with pytest.raises(MissingColumnError):
+            make(name, settings).loss(without_kl, provided)
+    elif needs.reference:
+        with pytest.raises(MissingColumnError):
+            make(name, settings).loss(scored, replace(provided, ref_logp=None))
+
+
+@every_variant
+def test_state_survives_json_and_a_fresh_object(name: str, settings: dict[str, object]) -> None:
+    first, second = make(name, settings), make(name, settings)
+    batch = a_batch()
+    louder = replace(batch, reward=3 * batch.reward + 1)
+    first.loss(leaves(batch), batch)
+    second.restore(json.loads(json.dumps(first.state())))
+    assert second.state() == first.state()
+    assert second.loss(leaves(louder), louder)[0].item() == first.loss(leaves(louder), louder)[0].item()
+
+
+@every_name
+def test_a_batch_of_one_episode_does_not_break_it(name: str) -> None:
+    batch = permuted(a_batch(), torch.tensor([1]))
+    loss, metrics = make(name, {}).loss(POLICY.log_probs(batch, reference=REFERENCE), batch)
+    assert loss.isfinite()
+    json.dumps(metrics, allow_nan=False)
+
+
+@every_name
+def test_every_setting_is_described_and_bounded(name: str) -> None:
+    for key, field in kind_of(name).Settings.model_fields.items():
+        assert field.description, key
+        if field.annotation in (int, float):
+            limits = {type(limit).__name__ for limit in field.metadata}
+            assert limits & {"Ge", "Gt"}, key
+            assert limits & {"Le", "Lt"}, key
+
+
+@every_name
+def test_it_is_called_after_its_file_and_needs_no_more_than_its_default_group(name: str) -> None:
+    own = make(name, {})
+    assert own.settings.name == name
+    assert own.needs.group_size <= own.settings.group_size
+
+
+def outcome(name: str, settings: dict[str, object]) -> list[float]:
+    """Losses and gradients of four updates in a row: two plain, one wild, one silent."""
+    algorithm, found = make(name, settings), []
+    plain = a_batch()
+    louder = replace(plain, reward=plain.reward + 1)
+    wild = replace(plain, reward=plain.reward * torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 40.0]).double())
+    silent = replace(plain, reward=torch.where(plain.task == 0, 0.3, 0.6).double())
+    for batch in (plain, louder, wild, silent):
+        scored = leaves(batch)
+        loss, _ = algorithm.loss(scored, batch)
+        found += [loss.item(), *(float(slope.square().sum()) for slope in slopes(loss, scored))]
+    return found
+
+
+def others(field: FieldInfo) -> list[object]:
+    """Values to try instead of the default."""
+    if choices(field):
+        return [choice for choice in choices(field) if choice != field.default]
+    default = field.default
+    return [default * 3 or 0.5, default / 3, 1e-2] if isinstance(default, float) else [default + 1, 1]
+
+
+@every_name
+def test_no_setting_does_nothing(name: str) -> None:
+    """Under some choice of the others, each setting changes what the update does."""
+    bases = [settings for of, settings in VARIANTS if of == name]
+    before = {index: outcome(name, base) for index, base in enumerate(bases)}
+    for key, field in kind_of(name).Settings.model_fields.items():
+        if key in NOT_IN_THE_LOSS:
+            continue
+        tried = [(index, value) for value in others(field) for index in before]
+        assert any(differs(name, bases[index], before[index], key, value) for index, value in tried), key
+
+
+def differs(name: str, base: dict[str, object], before: list[float], key: str, value: object) -> bool:
+    try:
+        return outcome(name, base | {key: value}) != before
+    except SettingsError:
+        return False

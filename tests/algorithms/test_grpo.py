@@ -1,0 +1,192 @@
+"""GRPO: closed forms of its advantages and clip, and its expected gradient by summing over every pair of attempts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from enumeration import (
+    PLAYS,
+    algorithm_of,
+    batch_of,
+    binary_rewards,
+    expected_gradient,
+    gradient,
+    mean_reward,
+    random_rewards,
+    random_table,
+)
+from torch import Tensor
+
+from astarpo.algorithms.grpo import GRPO, clipped_surrogate, group_advantage
+from astarpo.batch import Batch
+from astarpo.errors import SettingsError
+
+POLICY, REFERENCE, REWARDS = random_table(0), random_table(1), random_rewards(2)
+SIX = [*PLAYS[:3], *PLAYS[7:10]]
+
+
+def with_rewards(*rewards: float) -> Batch:
+    batch = batch_of(SIX, REWARDS, POLICY, REFERENCE)
+    return replace(batch, reward=torch.tensor(rewards, dtype=torch.float64))
+
+
+def test_advantages_by_hand() -> None:
+    reward, task = torch.tensor([0.0, 1.0, 0.0, 5.0, 5.0]), torch.tensor([7, 7, 7, 1, 1])
+    plain = group_advantage(reward, task, scale_by_std=False, eps=1e-6)
+    assert plain.tolist() == [pytest.approx(-1 / 3), pytest.approx(2 / 3), pytest.approx(-1 / 3), 0, 0]
+    scaled = group_advantage(reward, task, scale_by_std=True, eps=1e-6)
+    assert scaled[:3].tolist() == [pytest.approx(a * 3**0.5, rel=1e-4) for a in (-1 / 3, 2 / 3, -1 / 3)]
+
+
+def test_scaled_advantages_do_not_see_the_scale_of_rewards() -> None:
+    reward, task = torch.tensor([0.0, 1.0, 0.3, 0.9]), torch.tensor([0, 0, 1, 1])
+    small, large = (group_advantage(c * reward, task, scale_by_std=True, eps=1e-9) for c in (1.0, 10.0))
+    torch.testing.assert_close(small, large)
+
+
+def test_a_constant_per_task_changes_nothing() -> None:
+    """So potential-based shaping, which adds −Φ(start) to every return of a task, has no effect here."""
+    reward, task = torch.tensor([0.0, 1.0, 0.3, 0.9]), torch.tensor([0, 0, 1, 1])
+    shaped = reward + torch.tensor([5.0, 5.0, -2.0, -2.0])
+    before, after = (group_advantage(r, task, scale_by_std=True, eps=1e-6) for r in (reward, shaped))
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
+
+
+def surrogate_and_slope(ratio: float, advantage: float) -> tuple[float, float]:
+    """The surrogate of one token at this ratio, and its derivative with respect to ln π."""
+    logp = torch.tensor([[ratio]], dtype=torch.float64).log().requires_grad_()
+    value, _ = clipped_surrogate(
+        logp,
+        torch.zeros_like(logp),
+        torch.tensor([advantage], dtype=torch.float64),
+        torch.tensor([[True]]),
+        clip_low=0.2,
+        clip_high=0.3,
+    )
+    slope: Tensor = torch.autograd.grad(value.sum(), logp)[0]
+    return value.item(), slope.item()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value", "slope"),
+    [
+        (1.0, 2.0, 2.0, 2.0),
+        (1.2, 2.0, 2.4, 2.4),
+        (1.5, 2.0, 2.6, 0.0),
+        (0.5, 2.0, 1.0, 1.0),
+        (1.5, -2.0, -3.0, -3.0),
+        (0.9, -2.0, -1.8, -1.8),
+        (0.5, -2.0, -1.6, 0.0),
+    ],
+)
+def test_the_clip_stops_only_what_already_went_far_enough(
+    ratio: float, advantage: float, value: float, slope: float
+) -> None:
+    assert list(surrogate_and_slope(ratio, advantage)) == pytest.approx([value, slope])
+
+
+def test_clipped_tokens_are_counted() -> None:
+    batch = with_rewards(1, 0, 0, 1, 0, 0)
+    scored = POLICY.log_probs(batch)
+    elsewhere = replace(batch, behaviour_logp=torch.where(batch.acted, scored.logp.detach() - 1.0, 0.0))
+    _, metrics = algorithm_of(GRPO).loss(scored, elsewhere)
+    good = batch.acted[batch.reward > 0].sum() / batch.acted.sum()
+    assert metrics["clip_frac"] == pytest.approx(good.item())
+    assert metrics["ratio/mean"] == pytest.approx(torch.e)
+
+
+def test_expected_gradient_of_the_plain_form_is_half_the_policy_gradient_for_pairs() -> None:
+    algorithm = algorithm_of(GRPO, group_size=2, scale_by_std=False, aggregation="sum")
+    found = expected_gradient(algorithm, POLICY, REFERENCE, REWARDS, group=2)
+    torch.testing.assert_close(found, -0.5 * gradient(mean_reward(POLICY, REWARDS), POLICY), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("old", ["behaviour", "detached"])
+def test_expected_gradient_of_pairs_with_std_is_that_of_success_over_root_two(old: str) -> None:
+    """A pair that differs has advantages ±1/√2, so a success gains what failures do not, whatever the success rate."""
+    rewards = binary_rewards(2)
+    algorithm = algorithm_of(GRPO, group_size=2, std_eps=1e-12, aggregation="sum", old_log_probs=old)
+    found = expected_gradient(algorithm, POLICY, REFERENCE, rewards, group=2)
+    torch.testing.assert_close(found, -(2**-0.5) * gradient(mean_reward(POLICY, rewards), POLICY), atol=1e-9, rtol=0)
+
+
+def test_the_ratio_undoes_another_sampler() -> None:
+    """One-token replies drawn in pairs by q: unclipped, the expected gradient is still half that of E_π[r]."""
+    logits = torch.tensor([0.1, 0.9, -0.4], dtype=torch.float64, requires_grad=True)
+    logp, drawn_by = logits.log_softmax(0), torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    reward = torch.tensor([0.2, 1.0, 0.5], dtype=torch.float64)
+    pairs = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    chance = drawn_by[pairs].prod(-1)
+    total = torch.zeros((), dtype=torch.float64)
+    for one in (0, 1):
+        token, advantage = pairs[:, one], reward[pairs[:, one]] - reward[pairs].mean(-1)
+        surrogate, _ = clipped_surrogate(
+            logp[token].unsqueeze(-1),
+            drawn_by[token].log().unsqueeze(-1),
+            advantage,
+            torch.ones(9, 1, dtype=torch.bool),
+            clip_low=0.999,
+            clip_high=10.0,
+        )
+        total = total + (chance * surrogate.squeeze(-1)).sum() / 2
+    found = torch.autograd.grad(total, logits, retain_graph=True)[0]
+    exact = torch.autograd.grad((logp.exp() * reward).sum(), logits)[0]
+    torch.testing.assert_close(found, 0.5 * exact)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "weights"),
+    [("sum", (1, 1)), ("constant", (0.25, 0.25)), ("sequence_mean", (1, 0.5)), ("token_mean", (2 / 3, 2 / 3))],
+)
+def test_aggregation_decides_what_a_token_weighs(aggregation: str, weights: tuple[float, float]) -> None:
+    """One reply of one token and one of two, advantages 1 and −1 over 2 episodes."""
+    pair = [next(play for play in PLAYS if len(play.reply) == length) for length in (1, 2)]
+    batch = replace(batch_of(pair, REWARDS, POLICY, REFERENCE), reward=torch.tensor([1.0, -1.0], dtype=torch.float64))
+    scored = POLICY.log_probs(batch)
+    algorithm = algorithm_of(GRPO, group_size=2, scale_by_std=False, aggregation=aggregation, denominator=4.0)
+    slope = torch.autograd.grad(algorithm.loss(scored, batch)[0], scored.logp)[0]
+    assert slope[0][batch.acted[0]].tolist() == [pytest.approx(-weights[0] / 2)]
+    assert slope[1][batch.acted[1]].tolist() == [pytest.approx(weights[1] / 2)] * 2
+
+
+def test_groups_without_variance_give_nothing_and_are_counted() -> None:
+    batch = with_rewards(0.1, 0.1, 0.1, 1, 0, 0)
+    scored = POLICY.log_probs(batch)
+    loss, metrics = algorithm_of(GRPO).loss(scored, batch)
+    slope = torch.autograd.grad(loss, scored.logp)[0]
+    assert not slope[:3].any()
+    assert slope[3:].any()
+    assert metrics["signal/zero_std_frac"] == 0.5
+    assert metrics["signal/skipped"] == 0.0
+
+
+def test_when_no_group_varies_the_update_is_skipped() -> None:
+    batch = with_rewards(0.1, 0.1, 0.1, 0.7, 0.7, 0.7)
+    loss, metrics = algorithm_of(GRPO).loss(POLICY.log_probs(batch), batch)
+    assert not gradient(loss, POLICY).any()
+    assert (metrics["signal/skipped"], metrics["signal/zero_std_frac"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("skip", "moves"), [(False, True), (True, False)])
+def test_when_no_group_varies_the_kl_acts_unless_told_otherwise(skip: bool, moves: bool) -> None:
+    batch = with_rewards(0.1, 0.1, 0.1, 0.7, 0.7, 0.7)
+    loss, metrics = algorithm_of(GRPO, kl_coef=0.04, skip_without_signal=skip).loss(POLICY.log_probs(batch), batch)
+    assert bool(gradient(loss, POLICY).any()) == moves
+    assert metrics["signal/skipped"] == float(skip)
+
+
+def test_the_default_kl_is_k3_averaged_as_the_policy_term_is() -> None:
+    batch = with_rewards(1, 0, 0, 1, 0, 0)
+    scored = POLICY.log_probs(batch)
+    plain, with_kl = (algorithm_of(GRPO, kl_coef=coef).loss(scored, batch)[0] for coef in (0.0, 0.5))
+    assert batch.ref_logp is not None
+    gap = batch.ref_logp - scored.logp
+    k3 = torch.where(batch.acted, gap.exp() - 1 - gap, 0.0).sum(-1) / batch.acted.sum(-1)
+    assert (with_kl - plain).item() == pytest.approx(0.5 * k3.mean().item())
+
+
+def test_a_group_of_one_is_refused() -> None:
+    with pytest.raises(SettingsError, match="group_size must be 2 or more, got 1"):
+        algorithm_of(GRPO, group_size=1)
