@@ -74,11 +74,7 @@ def main() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        app()
+        app(prog_name="astarpo")
     except AstarpoError as error:
         typer.echo(f"astarpo: {error}", err=True)
         sys.exit(REFUSED)
-    except BrokenPipeError:
-        # The reader of our output has gone, for example `astarpo list | head`. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -1,0 +1,101 @@
+"""Preset, then files, then overrides, then named options; overrides mean the same in any order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from astarpo.cli.common import SECTIONS, resolve, split_overrides
+from astarpo.cli.train import new_folder
+from astarpo.cli.warm_start import RecipeCommand
+from astarpo.errors import SettingsError
+from astarpo.run import Run
+from astarpo.warm_start import Recipe
+
+OPTIONS = {"--updates", "--json", "--keep-checkpoints"}
+
+
+def split(*arguments: str) -> tuple[list[str], list[tuple[str, str]]]:
+    return split_overrides(arguments, OPTIONS, SECTIONS, "astarpo train")
+
+
+def test_the_sections_of_the_command_line_are_those_of_a_run() -> None:
+    assert {name for name in Run.model_fields if name not in {"updates", "seed", "preset"}} == {
+        *SECTIONS,
+        "checkpoint_every",
+        "keep_checkpoints",
+    }
+
+
+def test_the_sections_of_warm_start_are_those_of_a_recipe() -> None:
+    assert set(RecipeCommand.sections) == set(Recipe.model_fields)
+
+
+def test_settings_are_told_from_options() -> None:
+    assert split("arithmetic", "--updates", "3", "--optimizer.clip=2", "--json") == (
+        ["arithmetic", "--updates", "3", "--json"],
+        [("optimizer.clip", "2")],
+    )
+
+
+def test_a_setting_takes_its_value_from_the_next_word_even_a_negative_number() -> None:
+    assert split("--algorithm.beta", "-1", "arithmetic") == (["arithmetic"], [("algorithm.beta", "-1")])
+
+
+def test_dashes_in_a_setting_are_underscores() -> None:
+    assert split("--optimizer.weight-decay=0.1")[1] == [("optimizer.weight_decay", "0.1")]
+
+
+def test_an_equals_sign_in_a_value_stays() -> None:
+    assert split("--environment.data=a=b")[1] == [("environment.data", "a=b")]
+
+
+def test_nothing_after_two_dashes_is_a_setting() -> None:
+    assert split("--", "--optimizer.clip=2") == (["--", "--optimizer.clip=2"], [])
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"--optimizer\.clip needs a value"):
+        split("--optimizer.clip", "--json")
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("updates: 11\nseed: 1\noptimizer: {clip: 0.1, weight_decay: 0.1}\n")
+    two.write_text("optimizer: {clip: 0.2}\n")
+    overrides = [("optimizer.clip", "0.3")]
+    assert resolve("countdown", "default", [one], []).optimizer.clip == 0.1
+    assert resolve("countdown", "default", [one, two], []).optimizer.clip == 0.2
+    run = resolve("countdown", "default", [one, two], overrides, updates=33, seed=None)
+    assert (run.updates, run.seed, run.optimizer.clip, run.optimizer.weight_decay) == (33, 1, 0.3, 0.1)
+    assert run.preset == "default"
+
+
+@pytest.mark.parametrize("name", ["algorithm", "algorithm.name"])
+def test_overrides_of_a_part_hold_in_whatever_order_they_are_typed(name: str) -> None:
+    chosen, detail = (name, "reinforce"), ("algorithm.clip_at", "3")
+    assert resolve("countdown", "default", [], [chosen, detail]) == resolve(
+        "countdown", "default", [], [detail, chosen]
+    )
+
+
+def test_an_environment_without_presets_starts_from_the_general_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_layers_case.py").write_text(
+        "from astarpo.environments.arithmetic import Arithmetic\nclass Mine(Arithmetic): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = resolve("own_layers_case.Mine", "default", [], [])
+    assert run.environment.name == "own_layers_case.Mine"
+    assert run.algorithm.name == "grpo"
+
+
+def test_a_run_folder_is_never_one_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "20250101-120000")
+    run = resolve("countdown", "default", [], [])
+    first = new_folder(run, tmp_path)
+    assert first == tmp_path / "countdown-default-20250101-120000"
+    first.mkdir()
+    assert new_folder(run, tmp_path) == tmp_path / "countdown-default-20250101-120000-2"

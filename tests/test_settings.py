@@ -1,0 +1,109 @@
+"""Refusals read like the examples in the project's style: what must hold, what was given, what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import annotated_types
+import pytest
+from pydantic import BaseModel, Field
+
+from astarpo import plugins
+from astarpo.errors import SettingsError
+from astarpo.run import PARTS, Run
+from astarpo.settings import Settings, number
+from astarpo.warm_start import Recipe
+
+
+class Left(Settings):
+    kind: Literal["left"] = "left"
+    x: int = Field(1, ge=1, le=5, description="an x")
+
+
+class Right(Settings):
+    kind: Literal["right"] = "right"
+    y: float = Field(1.0, gt=0, description="a y")
+
+
+class Example(Settings):
+    name: str = "example"
+    beta: float = Field(0.001, gt=0, description="regression temperature; 0.001 is the usual start")
+    catalogue: str = Field("", description="a folder")
+    side: Annotated[Left | Right, Field(discriminator="kind", description="which side")] = Left()
+    maybe: Left | None = Field(None, description="a left, or nothing")
+    many: tuple[Left, ...] = Field((), description="lefts")
+    schedule: Literal["constant", "linear"] = Field("constant", description="how it goes")
+    temperatures: tuple[float, ...] = Field((1.0,), description="of phases")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"beta": -0.5},
+            "algorithm.beta must be above 0, got -0.5: regression temperature; 0.001 is the usual start.",
+        ),
+        ({"catalog": "x"}, "webshop has no setting 'catalog': did you mean 'catalogue'?"),
+        ({"side": {"kind": "right", "y": -1}}, "algorithm.side.y must be above 0, got -1: a y."),
+        ({"side": {"kind": "right", "z": 1}}, "algorithm.side has no setting 'z': known: kind, y."),
+        (
+            {"side": {"kind": "up"}},
+            "algorithm.side must have one of 'left', 'right' as its 'kind', got {'kind': 'up'}: which side.",
+        ),
+        ({"side": 3}, "algorithm.side must hold settings by name, got 3: which side."),
+        ({"maybe": {"x": 9}}, "algorithm.maybe.x must be 5 or less, got 9: an x."),
+        ({"maybe": {"xx": 9}}, "algorithm.maybe has no setting 'xx': did you mean 'x'?"),
+        ({"many": [{"x": 1}, {"x": 0}]}, "algorithm.many.x must be 1 or more, got 0: an x."),
+        ({"schedule": "lin"}, "algorithm.schedule must be 'constant' or 'linear', got 'lin': how it goes."),
+        ({"temperatures": [1.0, "hot"]}, "algorithm.temperatures must be a number, got 'hot': of phases."),
+        ({"maybe": {"x": 1.5}}, "algorithm.maybe.x must be a whole number, got 1.5: an x."),
+    ],
+)
+def test_a_refusal_is_one_sentence_that_says_what_to_do(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Example.parse({"name": "webshop", **given}, where="algorithm")
+    assert str(refused.value) == sentence
+
+
+def test_each_problem_has_its_own_line() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Example.parse({"beta": 0, "schedule": "x"})
+    assert [line.partition(" ")[0] for line in str(refused.value).splitlines()] == ["beta", "schedule"]
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [number(value) for value in (0.0, 1e-4, 2**31, 1e6, 0.25)] == [
+        "0",
+        "0.0001",
+        "2147483648",
+        "1000000",
+        "0.25",
+    ]
+
+
+def settings_classes() -> Iterator[type[BaseModel]]:
+    """Every settings class that a user can fill: the run, its parts and the recipe, with what they hold inside."""
+    todo: list[type[BaseModel]] = [Run, Recipe]
+    for package, base in PARTS.values():
+        todo += [plugins.find(package, name, base).Settings for name in plugins.names(package)]
+    seen: set[type[BaseModel]] = set()
+    while todo:
+        found = todo.pop()
+        if found not in seen:
+            seen.add(found)
+            yield found
+            for field in found.model_fields.values():
+                inside = field.annotation
+                if isinstance(inside, type) and issubclass(inside, BaseModel):
+                    todo.append(inside)
+
+
+@pytest.mark.parametrize("settings", list(settings_classes()), ids=lambda found: found.__name__)
+def test_every_setting_says_what_it_means_and_numbers_have_bounds(settings: type[BaseModel]) -> None:
+    bare = []
+    for name, field in settings.model_fields.items():
+        bounded = any(isinstance(rule, annotated_types.BaseMetadata) for rule in field.metadata)
+        if not field.description or (field.annotation in (int, float) and not bounded):
+            bare.append(name)
+    assert bare == []
