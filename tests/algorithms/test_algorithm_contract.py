@@ -7,11 +7,21 @@ import json
 import typing
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from enumeration import PLAYS, batch_of, random_rewards, random_table
+from enumeration import (
+    PLAYS,
+    batch_of,
+    binary_rewards,
+    expected_gradient,
+    gradient,
+    mean_reward,
+    random_rewards,
+    random_table,
+)
 from pydantic.fields import FieldInfo
 from torch import Tensor
 
@@ -121,7 +131,8 @@ def test_loss_is_a_finite_scalar_and_metrics_are_finite_json(name: str, settings
 @every_variant
 def test_gradient_equals_central_differences(name: str, settings: dict[str, object]) -> None:
     if settings.get("old_log_probs") == "detached":
-        pytest.skip("a ratio to itself is 1 at every policy: its value has no slope, only its gradient has")
+        # A ratio to itself is 1 at every policy: the value has no slope to compare with, only the gradient has.
+        return
     batch = a_batch()
     scored, step = leaves(batch), 1e-6
     found = slopes(make(name, settings).loss(scored, batch)[0], scored)
@@ -288,3 +299,14 @@ def differs(name: str, base: dict[str, object], before: list[float], key: str, v
         return outcome(name, base | {key: value}) != before
     except SettingsError:
         return False
+
+
+def test_the_example_in_the_docs_learns_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's RAFT, put into a file of one's own and named by dotted path: it ascends the success rate."""
+    page = Path(__file__).parents[2] / "docs" / "algorithms.md"
+    (tmp_path / "my_methods.py").write_text(page.read_text().split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    kind: type[Algorithm[Any]] = plugins.find("astarpo.algorithms", "my_methods.RAFT", Algorithm)
+    rewards = binary_rewards(2)
+    found = expected_gradient(kind(kind.Settings.parse({})), POLICY, REFERENCE, rewards)
+    torch.testing.assert_close(found, -gradient(mean_reward(POLICY, rewards), POLICY), atol=1e-12, rtol=0)
