@@ -100,9 +100,8 @@ def main() -> None:
     folder = real_catalogue()
     if folder is not None:
         shops.append(WebshopSettings(products=given.products, catalogue=folder))
-    print(
-        "| catalogue | script | n | success % (95 %) | score | words | steps | ms a step |\n|---|---|---|---|---|---|---|---|"
-    )
+    columns = ("catalogue", "script", "n", "success % (95 %)", "score", "words", "steps", "ms a step")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for settings in shops:
         shop = Webshop(settings)
         for row in rows(shop):

@@ -84,7 +84,7 @@ def _sub_page(product: Product, name: str) -> list[str]:
 
 
 def _price(product: Product) -> str:
-    return "$" + "-".join(f"{price:g}" if price % 1 else f"{price:.0f}" for price in product.prices)
+    return "$" + "-".join(f"{price:.2f}" if price % 1 else f"{price:.0f}" for price in product.prices)
 
 
 def _plain(text: str) -> str:

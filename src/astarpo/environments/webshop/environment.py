@@ -101,6 +101,7 @@ class Webshop(Environment[WebshopSettings]):
         self.prices = realised_prices(self.products, settings.catalogue_seed)
         self._entries = self._read_goals()
         self._shops: dict[str, Shop] = {}
+        self._small: dict[str, frozenset[str]] = {}
         self._ids: dict[tuple[Split, str], tuple[str, ...]] = {}
 
     def ids(self, split: Split, level: str | None = None) -> Sequence[str]:
@@ -222,16 +223,20 @@ class Webshop(Environment[WebshopSettings]):
         return shop.buy(product, goal, chosen).success
 
     def _kept(self, level: str) -> frozenset[str]:
-        """The products of a small shop: train, dev and test in the usual shares, those with goals first."""
-        if level not in SMALL_SHOPS:
-            return frozenset(self._by_asin)
-        wanted = SMALL_SHOPS[level]
+        """Asins of the products in the shop of `level`."""
+        if level not in self._small:
+            wanted = SMALL_SHOPS.get(level)
+            self._small[level] = frozenset(self._by_asin if wanted is None else self._selection(wanted))
+        return self._small[level]
+
+    def _selection(self, wanted: int) -> list[str]:
+        """`wanted` products for a small shop: train, dev and test in the usual shares, those with goals first."""
         order = sorted(self._by_asin, key=lambda asin: (asin not in self._entries, _shuffled(asin)))
         kept: list[str] = []
         for split in SPLITS:
             kept += [asin for asin in order if split_of(asin) == split][: round(wanted * SHARES[split] / 100)]
-        kept += [asin for asin in order if asin not in set(kept)][: max(0, wanted - len(kept))]
-        return frozenset(kept[:wanted])
+        known = set(kept)
+        return (kept + [asin for asin in order if asin not in known])[:wanted]
 
     def _shop(self, level: str) -> Shop:
         name = level if level in SMALL_SHOPS else ""
@@ -241,7 +246,7 @@ class Webshop(Environment[WebshopSettings]):
             self._shops[name] = Shop(
                 products=products,
                 prices=self.prices,
-                goals=tuple(entry.goal for asin in kept for entry in self._entries.get(asin, ())),
+                goals=tuple(entry.goal for product in products for entry in self._entries.get(product.asin, ())),
                 index=Index.build(products),
                 noun_rule=self.settings.noun_rule,
                 fidelity=self.settings.fidelity,
