@@ -288,6 +288,7 @@ def test_a_backup_is_one_file_and_restores_to_what_was_there(path: Path, tmp_pat
         store(table, "a", [True, False])
         table.backup(copy)
         assert [file.name for file in copy.parent.iterdir()] == ["values.sqlite"]
+        assert copy.read_bytes()[18:20] == b"\x01\x01"  # the header's mark of a file without a write-ahead log
         store(table, "b", [True])
         table.backup(tmp_path / "later.sqlite")
         table.restore(copy)
@@ -338,6 +339,14 @@ def test_a_table_damaged_inside_is_refused_in_one_sentence(path: Path) -> None:
     path.write_bytes(whole[:40_000] + b"\xff" * 20_000 + whole[60_000:])
     assert "damaged" in one_sentence(path)
     path.write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in one_sentence(path)
+
+
+def test_damage_among_the_plays_of_another_key_is_found_too(path: Path) -> None:
+    with ValueTable.open(path, KEY._replace(reference="other")) as table:
+        measure(table, ids(0.5, each=500), Reference(), settings())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:120_000] + b"\xff" * 4_096 + whole[124_096:])
     assert "damaged" in one_sentence(path)
 
 

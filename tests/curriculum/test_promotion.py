@@ -140,6 +140,15 @@ def test_rehearsed_tasks_do_not_count_as_evidence() -> None:
     pytest.fail("the current level was failed throughout and no demotion followed")
 
 
+def test_a_state_taken_while_episodes_are_in_play_still_knows_the_rehearsed_ones() -> None:
+    curriculum, after = make(rehearsal=0.5), make(rehearsal=0.5)
+    reach(curriculum, 1)
+    tasks = curriculum.choose(0, 20)
+    after.restore(curriculum.state())
+    metrics = after.observe([episode(task, task.startswith("easy")) for task in tasks])
+    assert metrics["curriculum/success"] == 0.0
+
+
 def test_nested_levels_rehearse_other_tasks_than_are_played_anyway() -> None:
     settings = PromotionSettings.parse({"name": "promotion", "ladder": "products", "rehearsal": 0.3})
     curriculum = Promotion(settings, nested, LEVELS, 0)
