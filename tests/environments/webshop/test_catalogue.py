@@ -29,7 +29,7 @@ def item(asin: str = "B000000001", **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def test_real_catalogue_has_the_counts_that_its_description_states(webshop_small: Path):
+def test_real_catalogue_has_the_counts_that_its_description_states(webshop_small: Path) -> None:
     products = load_catalogue(webshop_small)
     assert len(products) == 1000
     assert sum(product.instruction is not None for product in products) == 415
@@ -41,7 +41,7 @@ def test_real_catalogue_has_the_counts_that_its_description_states(webshop_small
     assert max(math.prod(map(len, product.options.values())) for product in products) == 558
 
 
-def test_limit_takes_the_first_records(webshop_small: Path):
+def test_limit_takes_the_first_records(webshop_small: Path) -> None:
     assert load_catalogue(webshop_small, 10) == load_catalogue(webshop_small)[:10]
 
 
@@ -55,36 +55,36 @@ def test_limit_takes_the_first_records(webshop_small: Path):
         ("$30$20$40", (30.0, 20.0), "$30.0 to $20.0"),
     ],
 )
-def test_prices_are_read_and_shown_as_the_original_does(written: str, prices: tuple[float, ...], shown: str):
+def test_prices_are_read_and_shown_as_the_original_does(written: str, prices: tuple[float, ...], shown: str) -> None:
     (product,) = parse_products([item(pricing=written)], {}, {})
     assert (product.prices, product.price_text) == (prices, shown)
 
 
-def test_options_are_normalised_and_a_group_without_values_is_dropped():
+def test_options_are_normalised_and_a_group_without_values_is_dropped() -> None:
     groups = {"Color": [{"value": " Red/Blue ", "image": "red.jpg"}, {"value": "S"}, {"value": "S"}], "Size": None}
     (product,) = parse_products([item(customization_options=groups)], {}, {})
     assert dict(product.options) == {"color": ("red | blue", "s", "s")}
     assert dict(product.option_images) == {"red | blue": "red.jpg"}
 
 
-def test_text_fields_become_what_the_shop_shows():
+def test_text_fields_become_what_the_shop_shows() -> None:
     (product,) = parse_products([item(small_description="")], {}, {})
     assert product.query == "men's shoes"
     assert product.bullets == ("",)
     assert product.image == "one.jpg"
 
 
-def test_attributes_default_only_where_the_product_is_unknown():
+def test_attributes_default_only_where_the_product_is_unknown() -> None:
     products = parse_products([item("A"), item("B")], {"A": {"attributes": []}}, {})
     assert [product.attributes for product in products] == [(), ("DUMMY_ATTR",)]
 
 
-def test_unusable_and_repeated_asins_are_skipped():
+def test_unusable_and_repeated_asins_are_skipped() -> None:
     items = [item("nan"), item("B0123456789"), item("A", name="first"), item("A", name="second")]
     assert [product.title for product in parse_products(items, {}, {})] == ["first"]
 
 
-def test_human_instructions_keep_what_they_ask_for():
+def test_human_instructions_keep_what_they_ask_for() -> None:
     told = {"instruction": "a red one.", "instruction_attributes": ["soft"], "instruction_options": ["red"]}
     (product,) = parse_products([item("A")], {}, {"A": [told]})
     assert product.human == (HumanInstruction("a red one.", ("soft",), ("red",)),)
@@ -105,7 +105,9 @@ def test_human_instructions_keep_what_they_ask_for():
         ([item("A")], {}, {"A": [{}]}, "human instructions, record 'A', instruction 0: has no 'instruction'"),
     ],
 )
-def test_a_malformed_record_is_named(items: list[Any], attributes: dict[str, Any], human: dict[str, Any], said: str):
+def test_a_malformed_record_is_named(
+    items: list[Any], attributes: dict[str, Any], human: dict[str, Any], said: str
+) -> None:
     with pytest.raises(DataError, match=said.replace("(", r"\(")):
         parse_products(items, attributes, human)
 
@@ -115,7 +117,7 @@ def write(folder: Path, **files: Any) -> None:
         (folder / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def test_plain_and_gz_files_are_the_same(tmp_path: Path):
+def test_plain_and_gz_files_are_the_same(tmp_path: Path) -> None:
     write(tmp_path, items_shuffle=[item()], items_ins_v2={})
     plain = load_catalogue(tmp_path)
     (tmp_path / "items_shuffle.json.gz").write_bytes(gzip.compress((tmp_path / "items_shuffle.json").read_bytes()))
@@ -123,7 +125,7 @@ def test_plain_and_gz_files_are_the_same(tmp_path: Path):
     assert load_catalogue(tmp_path) == plain
 
 
-def test_missing_and_doubled_files_are_named(tmp_path: Path):
+def test_missing_and_doubled_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no catalogue folder"):
         load_catalogue(tmp_path / "nowhere")
     with pytest.raises(DataError, match="has no items_shuffle"):
@@ -138,13 +140,13 @@ def test_missing_and_doubled_files_are_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "said"), [('[{"asin": ', "is not JSON"), ("{}", "must hold a list of products, got an object")]
 )
-def test_a_corrupt_file_is_named(tmp_path: Path, content: str, said: str):
+def test_a_corrupt_file_is_named(tmp_path: Path, content: str, said: str) -> None:
     write(tmp_path, items_shuffle=content, items_ins_v2={})
     with pytest.raises(DataError, match=f"items_shuffle.json {said}"):
         load_catalogue(tmp_path)
 
 
-def test_a_truncated_gz_file_is_named(tmp_path: Path):
+def test_a_truncated_gz_file_is_named(tmp_path: Path) -> None:
     whole = gzip.compress(json.dumps([item(str(n)) for n in range(99)]).encode())
     write(tmp_path, items_ins_v2={})
     (tmp_path / "items_shuffle.json.gz").write_bytes(whole[: len(whole) // 2])

@@ -28,12 +28,12 @@ def opened(shop: Webshop, groups: int) -> WebshopTask:
     raise AssertionError("no such task")
 
 
-def test_first_page_is_the_instruction_and_how_to_search(shop: Webshop):
+def test_first_page_is_the_instruction_and_how_to_search(shop: Webshop) -> None:
     task = shop.task(shop.ids("train")[0])
     assert task.start() == f"{task.session.goal.instruction.lower()}\nsearch[words]"
 
 
-def test_results_page_shows_number_title_and_price_and_ends_with_its_other_links(shop: Webshop):
+def test_results_page_shows_number_title_and_price_and_ends_with_its_other_links(shop: Webshop) -> None:
     task = shop.task(shop.ids("train")[0])
     heading, *lines, last = task.step("search[certified]").text.splitlines()
     assert heading == f"page 1, {task.session.total_results} results"
@@ -47,7 +47,7 @@ def test_results_page_shows_number_title_and_price_and_ends_with_its_other_links
     assert second[-1].startswith("back prev")
 
 
-def test_item_page_numbers_values_through_its_groups_and_stars_the_selected(shop: Webshop):
+def test_item_page_numbers_values_through_its_groups_and_stars_the_selected(shop: Webshop) -> None:
     task = opened(shop, 2)
     product = task.session.product
     assert product is not None
@@ -61,7 +61,7 @@ def test_item_page_numbers_values_through_its_groups_and_stars_the_selected(shop
     assert text.splitlines()[-1] == "back prev description features reviews buy"
 
 
-def test_sub_pages_show_description_and_features(shop: Webshop):
+def test_sub_pages_show_description_and_features(shop: Webshop) -> None:
     task = opened(shop, 0)
     product = task.session.product
     assert product is not None
@@ -71,7 +71,7 @@ def test_sub_pages_show_description_and_features(shop: Webshop):
     assert task.step("click[reviews]").text == "no reviews\nback prev"
 
 
-def test_every_named_link_of_every_page_can_be_clicked(shop: Webshop):
+def test_every_named_link_of_every_page_can_be_clicked(shop: Webshop) -> None:
     for id in shop.ids("train")[:20]:
         for path in (
             [],
@@ -89,19 +89,19 @@ def test_every_named_link_of_every_page_can_be_clicked(shop: Webshop):
                     assert step.valid, (path, name)
 
 
-def test_all_that_can_be_clicked_has_a_name(shop: Webshop):
+def test_all_that_can_be_clicked_has_a_name(shop: Webshop) -> None:
     task = opened(shop, 1)
     assert set(compact.links(task.session).values()) == set(task.session.clickables())
     task.step("click[prev]")
     assert set(compact.links(task.session).values()) == set(task.session.clickables())
 
 
-def test_labels_in_full_name_the_same_links(shop: Webshop):
+def test_labels_in_full_name_the_same_links(shop: Webshop) -> None:
     for label, name in (("buy now", "buy"), ("< prev", "prev"), ("Back to Search", "back")):
         assert compact.resolve(opened(shop, 0).session, label) == compact.resolve(opened(shop, 0).session, name)
 
 
-def test_a_link_name_comes_before_a_label(shop: Webshop):
+def test_a_link_name_comes_before_a_label(shop: Webshop) -> None:
     task = opened(shop, 1)
     product = task.session.product
     assert product is not None
@@ -109,7 +109,7 @@ def test_a_link_name_comes_before_a_label(shop: Webshop):
     assert compact.resolve(task.session, "99") is None
 
 
-def test_long_titles_are_cut_on_results_and_whole_on_their_page(shop: Webshop):
+def test_long_titles_are_cut_on_results_and_whole_on_their_page(shop: Webshop) -> None:
     task = opened(shop, 0)
     session = Session(task.session.shop, task.session.goal)
     product = task.session.product

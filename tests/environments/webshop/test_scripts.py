@@ -31,7 +31,7 @@ back prev description features reviews buy"""
 
 def solved(shop: Webshop, script: str) -> tuple[int, int]:
     """Goals reached and goals played, one goal a product."""
-    ids = []
+    ids: list[str] = []
     for split in SPLITS:
         first: dict[str, str] = {}
         for id in shop.ids(split):
@@ -45,7 +45,7 @@ def solved(shop: Webshop, script: str) -> tuple[int, int]:
     return reached, len(ids)
 
 
-def test_an_instruction_is_taken_apart():
+def test_an_instruction_is_taken_apart() -> None:
     wanted = read_instruction(
         "Find me vegan, matte nail polish with argan oil, aloe with color: red, and size: x, large, "
         "and price lower than 30.00 dollars"
@@ -56,12 +56,12 @@ def test_an_instruction_is_taken_apart():
     assert wanted.words == ("vegan", "matte", "nail", "polish", "argan", "oil", "aloe")
 
 
-def test_an_instruction_without_options_or_limit_is_all_phrases():
+def test_an_instruction_without_options_or_limit_is_all_phrases() -> None:
     wanted = read_instruction("i want a red shoe.")
     assert (wanted.phrases, wanted.options, wanted.limit) == (("i want a red shoe",), (), float("inf"))
 
 
-def test_a_results_page_is_read_to_its_offers():
+def test_a_results_page_is_read_to_its_offers() -> None:
     offers = read_offers(RESULTS)
     assert [(o.page, o.link, o.title, o.low, o.high) for o in offers] == [
         (2, "1", "acme red shoe", 45.0, 45.0),
@@ -71,14 +71,14 @@ def test_a_results_page_is_read_to_its_offers():
     assert read_offers(ITEM) == []
 
 
-def test_an_item_page_is_read_to_its_options():
+def test_an_item_page_is_read_to_its_options() -> None:
     assert read_options(ITEM) == {
         "color": {"black": "1", "red, wine": "2", "blue": "3"},
         "size": {"3 oz": "4", "12 oz": "5"},
     }
 
 
-def test_the_careful_shopper_passes_over_what_lacks_a_word_or_costs_too_much():
+def test_the_careful_shopper_passes_over_what_lacks_a_word_or_costs_too_much() -> None:
     shopper = Browser()
     shopper.reply("find me soft shoe with color: red, and price lower than 30.00 dollars\nsearch[words]")
     page = "page 1, 4 results\n1 acme shoe $9\n2 acme soft shoe $30\n3 acme soft shoe $10\n4 acme soft shoe $12\nback"
@@ -89,7 +89,7 @@ def test_the_careful_shopper_passes_over_what_lacks_a_word_or_costs_too_much():
     assert shopper.reply("acme soft shoe $12\ncolor: 1 blue, 2 red *\nback prev buy") == "click[buy]"
 
 
-def test_the_careful_shopper_turns_the_page_when_another_may_say_it_all():
+def test_the_careful_shopper_turns_the_page_when_another_may_say_it_all() -> None:
     shopper = Browser()
     shopper.reply("find me soft warm shoe, and price lower than 30.00 dollars\nsearch[words]")
     lines = "\n".join(f"{n} acme soft shoe $9" for n in range(1, 11))
@@ -97,7 +97,7 @@ def test_the_careful_shopper_turns_the_page_when_another_may_say_it_all():
 
 
 @pytest.mark.parametrize("style", list(SHOPPERS))
-def test_every_style_buys_within_the_turns_and_clicks_nothing_that_is_not_there(style: str):
+def test_every_style_buys_within_the_turns_and_clicks_nothing_that_is_not_there(style: str) -> None:
     shop = Webshop(WebshopSettings(products=300, max_turns=10))
     for id in shop.ids("train")[:150]:
         task = shop.task(id)
@@ -107,7 +107,7 @@ def test_every_style_buys_within_the_turns_and_clicks_nothing_that_is_not_there(
         assert len(steps) <= 10
 
 
-def test_the_generated_world_can_be_read_but_not_guessed():
+def test_the_generated_world_can_be_read_but_not_guessed() -> None:
     shop = Webshop(WebshopSettings())
     careful, n = solved(shop, "careful reader")
     assert n == 1000
@@ -119,7 +119,7 @@ def test_the_generated_world_can_be_read_but_not_guessed():
     assert named / n == pytest.approx(0.595, abs=0.10)
 
 
-def test_the_first_result_fares_on_the_real_catalogue_as_stated(webshop_small: Path):
+def test_the_first_result_fares_on_the_real_catalogue_as_stated(webshop_small: Path) -> None:
     shop = Webshop(WebshopSettings(catalogue=webshop_small))
     named, n = solved(shop, "first result, named options")
     plain, _ = solved(shop, "first result, no options")

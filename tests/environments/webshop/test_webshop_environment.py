@@ -33,11 +33,11 @@ def play(shop: Webshop, id: str, actions: list[str]) -> list[Step]:
     return [task.step(action) for action in actions]
 
 
-def test_it_is_found_by_its_name():
-    assert find("astarpo.environments", "webshop", Environment) is Webshop  # type: ignore[type-abstract]
+def test_it_is_found_by_its_name() -> None:
+    assert find("astarpo.environments", "webshop", Environment) is Webshop
 
 
-def test_splits_share_no_product_and_have_the_stated_shares():
+def test_splits_share_no_product_and_have_the_stated_shares() -> None:
     asins = {split: {asin_of(id) for id in BIG.ids(split)} for split in SPLITS}
     assert sum(map(len, asins.values())) == len(set().union(*asins.values())) == 1000
     assert len(asins["train"]) == pytest.approx(600, abs=60)
@@ -45,7 +45,7 @@ def test_splits_share_no_product_and_have_the_stated_shares():
     assert all(split_of(asin) == split for split in SPLITS for asin in asins[split])
 
 
-def test_a_prefix_of_ids_covers_as_many_products_as_it_can():
+def test_a_prefix_of_ids_covers_as_many_products_as_it_can() -> None:
     ids = BIG.ids("train")
     products = len({asin_of(id) for id in ids})
     assert len({asin_of(id) for id in ids[:products]}) == products
@@ -54,7 +54,7 @@ def test_a_prefix_of_ids_covers_as_many_products_as_it_can():
     assert rounds == [1, 1]
 
 
-def test_another_process_deals_the_same_ids():
+def test_another_process_deals_the_same_ids() -> None:
     code = "from astarpo.environments.webshop import *; print(Webshop(WebshopSettings(products=200)).ids('dev'))"
     for hash_seed in ("1", "2"):
         told = subprocess.run(
@@ -63,7 +63,7 @@ def test_another_process_deals_the_same_ids():
         assert told.stdout.strip() == str(SHOP.ids("dev"))
 
 
-def test_two_plays_of_an_id_are_one_task():
+def test_two_plays_of_an_id_are_one_task() -> None:
     again = Webshop(SHOP.settings)
     for id in SHOP.ids("train")[:20]:
         actions = SHOP.demonstrate(id, "careful", 0)
@@ -72,8 +72,8 @@ def test_two_plays_of_an_id_are_one_task():
 
 
 @pytest.mark.parametrize("observation", ["compact", "text", "text_rich"])
-def test_solutions_earn_everything_in_every_view(observation: str):
-    shop = Webshop(WebshopSettings(products=100, observation=observation))  # type: ignore[arg-type]
+def test_solutions_earn_everything_in_every_view(observation: str) -> None:
+    shop = Webshop(WebshopSettings(products=100, observation=observation))
     for id in [id for split in SPLITS for id in shop.ids(split)][:200]:
         actions = shop.task(id).solution()
         assert actions is not None
@@ -84,15 +84,15 @@ def test_solutions_earn_everything_in_every_view(observation: str):
 
 
 @pytest.mark.parametrize("goals", ["synthetic", "human"])
-def test_no_offered_goal_of_the_real_catalogue_is_out_of_reach(webshop_small: Path, goals: str):
-    shop = Webshop(WebshopSettings(catalogue=webshop_small, goals=goals))  # type: ignore[arg-type]
+def test_no_offered_goal_of_the_real_catalogue_is_out_of_reach(webshop_small: Path, goals: str) -> None:
+    shop = Webshop(WebshopSettings(catalogue=webshop_small, goals=goals))
     ids = [id for split in SPLITS for id in shop.ids(split)]
     assert len(ids) + sum(len(shop.unreachable(split)) for split in SPLITS) == {"synthetic": 6910, "human": 13}[goals]
     for id in ids[:500]:
         assert play(shop, id, shop.task(id).solution() or [])[-1].success
 
 
-def test_the_originals_faults_put_goals_out_of_reach(webshop_small: Path):
+def test_the_originals_faults_put_goals_out_of_reach(webshop_small: Path) -> None:
     shop = Webshop(WebshopSettings(catalogue=webshop_small, fidelity="original"))
     lost = [id for split in SPLITS for id in shop.unreachable(split)]
     assert len(lost) == 458
@@ -100,7 +100,7 @@ def test_the_originals_faults_put_goals_out_of_reach(webshop_small: Path):
     assert SHOP.unreachable("train") == []
 
 
-def test_demonstrations_in_the_originals_words_buy_the_same():
+def test_demonstrations_in_the_originals_words_buy_the_same() -> None:
     text = Webshop(WebshopSettings(products=200, observation="text"))
     for id in SHOP.ids("train")[:40]:
         compact, original = (play(s, id, s.demonstrate(id, "careful", 0))[-1] for s in (SHOP, text))
@@ -108,7 +108,7 @@ def test_demonstrations_in_the_originals_words_buy_the_same():
         assert compact.info["asin"] == original.info["asin"]
 
 
-def test_small_shops_hold_the_products_they_say_and_goals_of_those_alone():
+def test_small_shops_hold_the_products_they_say_and_goals_of_those_alone() -> None:
     for level, size in (("products-10", 10), ("products-100", 100)):
         ids = {split: BIG.ids(split, level) for split in SPLITS}
         asins = {asin_of(id) for split in SPLITS for id in ids[split]}
@@ -121,7 +121,7 @@ def test_small_shops_hold_the_products_they_say_and_goals_of_those_alone():
         assert {asin_of(id) for id in ids["test"]} <= {asin_of(id) for id in BIG.ids("test")}
 
 
-def test_instruction_levels_rise():
+def test_instruction_levels_rise() -> None:
     shop = BIG
     for id in shop.ids("train", "simple"):
         assert len(shop.goal(id).attributes) == 1
@@ -132,12 +132,12 @@ def test_instruction_levels_rise():
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_levels_are_solvable(level: str):
+def test_levels_are_solvable(level: str) -> None:
     for id in BIG.ids("train", level)[:20]:
         assert play(BIG, id, BIG.task(id).solution() or [])[-1].success
 
 
-def test_unknown_tasks_and_levels_are_refused():
+def test_unknown_tasks_and_levels_are_refused() -> None:
     first = SHOP.ids("train")[0]
     wrong = [
         "",
@@ -161,12 +161,12 @@ def test_unknown_tasks_and_levels_are_refused():
         SHOP.demonstrate(first, "bold", 0)
 
 
-def test_human_goals_need_human_instructions():
+def test_human_goals_need_human_instructions() -> None:
     with pytest.raises(DataError, match="no human instruction"):
         Webshop(WebshopSettings(products=5, goals="human"))
 
 
-def test_settings_out_of_bounds_are_refused():
+def test_settings_out_of_bounds_are_refused() -> None:
     for wrong in ({"products": 0}, {"max_turns": 2}, {"observation": "html"}, {"catalog": "x"}):
         with pytest.raises(SettingsError):
             WebshopSettings.parse(wrong)
@@ -176,8 +176,8 @@ def test_settings_out_of_bounds_are_refused():
 @pytest.mark.parametrize(
     "bad", ["buy now", "click[buy]", "search[]", "search[ ]", "click[]", "search[a] and more", "", "😀"]
 )
-def test_a_bad_action_is_answered_with_the_reason_and_the_page_and_counts(bad: str, observation: str):
-    shop = Webshop(WebshopSettings(products=20, observation=observation))  # type: ignore[arg-type]
+def test_a_bad_action_is_answered_with_the_reason_and_the_page_and_counts(bad: str, observation: str) -> None:
+    shop = Webshop(WebshopSettings(products=20, observation=observation))
     task = shop.task(shop.ids("train")[0])
     task.start()
     page = task.step("search[certified]").text
@@ -192,7 +192,7 @@ def test_a_bad_action_is_answered_with_the_reason_and_the_page_and_counts(bad: s
 
 
 @given(st.lists(st.one_of(st.text(), st.from_regex(r"(search|click)\[[a-z0-9 ]*\]", fullmatch=True)), max_size=8))
-def test_nothing_that_is_said_raises(actions: list[str]):
+def test_nothing_that_is_said_raises(actions: list[str]) -> None:
     for id in SHOP.ids("train")[:2]:
         task = SHOP.task(id)
         assert task.start()
@@ -204,9 +204,9 @@ def test_nothing_that_is_said_raises(actions: list[str]):
             assert step.text
 
 
-def test_every_action_that_the_prompt_documents_does_something():
+def test_every_action_that_the_prompt_documents_does_something() -> None:
     for observation in ("compact", "text"):
-        shop = Webshop(WebshopSettings(products=50, observation=observation))  # type: ignore[arg-type]
+        shop = Webshop(WebshopSettings(products=50, observation=observation))
         for action in shop.grammar.actions:
             assert f"{action.name}[{action.example}]" in shop.prompt()
     id = SHOP.ids("train")[0]
@@ -215,7 +215,7 @@ def test_every_action_that_the_prompt_documents_does_something():
     assert all(step.valid for step in steps)
 
 
-def test_a_purchase_reports_the_parts_of_its_score():
+def test_a_purchase_reports_the_parts_of_its_score() -> None:
     id = SHOP.ids("train")[0]
     step = play(SHOP, id, SHOP.demonstrate(id, "careless", 0))[-1]
     assert step.info["page"] == "done"
@@ -223,7 +223,7 @@ def test_a_purchase_reports_the_parts_of_its_score():
     assert {"r_type", "r_att", "r_option", "r_price", "asin", "price"} <= set(step.info)
 
 
-def test_the_fingerprint_follows_settings_and_products_and_not_the_folder(webshop_small: Path, tmp_path: Path):
+def test_the_fingerprint_follows_settings_and_products_and_not_the_folder(webshop_small: Path, tmp_path: Path) -> None:
     for file in webshop_small.glob("items_*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     here, there = (Webshop(WebshopSettings(catalogue=f, products=50)) for f in (webshop_small, tmp_path))
@@ -234,7 +234,7 @@ def test_the_fingerprint_follows_settings_and_products_and_not_the_folder(websho
     assert len(prints | {here.fingerprint()}) == 5
 
 
-def test_careful_episodes_are_short():
+def test_careful_episodes_are_short() -> None:
     words = []
     for id in BIG.ids("test")[:200]:
         task = BIG.task(id)
@@ -269,18 +269,18 @@ WORTHLESS = Step(reward=0.0, info={"kind": "buy", "potential": 0.0, "partial": 0
         ("potential", [SEARCH, OPEN], [0.1, -0.1]),
     ],
 )
-def test_reward_modes_by_hand(mode: str, steps: list[Step], rewards: list[float]):
+def test_reward_modes_by_hand(mode: str, steps: list[Step], rewards: list[float]) -> None:
     assert MODES[mode](steps, False) == pytest.approx(rewards)
 
 
-def test_twenty_searches_earn_under_the_coded_bonuses_what_the_failed_run_logged():
+def test_twenty_searches_earn_under_the_coded_bonuses_what_the_failed_run_logged() -> None:
     steps = [Step(info={"kind": "search", "query": str(n)}) for n in range(20)]
     assert sum(MODES["bonuses_coded"](steps, False)) == pytest.approx(-1.10)
     steps[7] = OPEN
     assert sum(MODES["bonuses_coded"](steps, False)) == pytest.approx(-1.05)
 
 
-def test_shaping_by_potential_never_changes_a_return():
+def test_shaping_by_potential_never_changes_a_return() -> None:
     for id in SHOP.ids("train")[:30]:
         for style in SHOP.styles:
             steps = play(SHOP, id, SHOP.demonstrate(id, style, 0))
@@ -289,7 +289,7 @@ def test_shaping_by_potential_never_changes_a_return():
                 assert sum(MODES["potential"](steps[:end], False)) == pytest.approx(earned)
 
 
-def test_potentials_of_pages():
+def test_potentials_of_pages() -> None:
     id = next(id for id in SHOP.ids("train") if len(SHOP.goal(id).options) == 1)
     actions = SHOP.task(id).solution() or []
     steps = play(SHOP, id, [*actions[:2], "click[features]", "click[prev]", *actions[2:-1], "click[back]"])
