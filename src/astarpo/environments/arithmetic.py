@@ -48,7 +48,9 @@ class Problem:
     @property
     def answer(self) -> int:
         """The exact result."""
-        return {"+": self.a + self.b, "-": self.a - self.b, "*": self.a * self.b}[self.symbol]
+        if self.symbol == "*":
+            return self.a * self.b
+        return self.a + self.b if self.symbol == "+" else self.a - self.b
 
     @property
     def text(self) -> str:
@@ -69,9 +71,14 @@ class Problem:
 
     @property
     def split(self) -> Split:
-        """By digest mod 100: 0 to 14 test, 15 to 24 dev, the rest train."""
-        residue = self.digest % 100
-        return "test" if residue < 15 else "dev" if residue < 25 else "train"
+        """The one split that may hold this problem."""
+        return split_of(self.digest)
+
+
+def split_of(digest: int) -> Split:
+    """By digest mod 100: 0 to 14 test, 15 to 24 dev, the rest train."""
+    residue = digest % 100
+    return "test" if residue < 15 else "dev" if residue < 25 else "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +93,9 @@ class Operation:
         """Whether `problem`, or the same with its operands swapped, is one of these."""
         if problem.symbol != self.symbol or problem.answer < 0:
             return False
-        straight = problem.a in self.a and problem.b in self.b
-        return straight or (self.symbol != "-" and problem.b in self.a and problem.a in self.b)
+        if problem.a in self.a and problem.b in self.b:
+            return True
+        return self.symbol != "-" and problem.b in self.a and problem.a in self.b
 
     def pairs(self, seed: str) -> Iterator[tuple[int, int]]:
         """All pairs in a shuffled order, or an endless draw with repeats where there are more than `ENUMERATED`."""
@@ -314,20 +322,24 @@ def _ids(split: Split, level: str) -> tuple[str, ...]:
 
 def _operation_ids(kind: Operation, split: Split, level: str, most: int) -> list[str]:
     """Up to `most` distinct problems of `kind` in `split`, one order of operands each, in a fixed shuffle."""
+    easier = [other for name in LEVELS for other in LEVELS[name] if other.symbol == kind.symbol]
+    easier = easier[: easier.index(kind)]
+    either_order = kind.a == kind.b and kind.symbol != "-"
     found: list[str] = []
     seen: set[str] = set()
     for a, b in kind.pairs(f"arithmetic/{level}/{kind.symbol}"):
         problem = Problem(a, kind.symbol, b)
-        if problem.answer < 0 or problem.key in seen or level_of(problem) != level:
+        key = problem.key
+        if problem.answer < 0 or key in seen or any(other.holds(problem) for other in easier):
             continue
-        seen.add(problem.key)
+        seen.add(key)
         digest = problem.digest
-        if problem.split != split:
+        if split_of(digest) != split:
             continue
-        if kind.a == kind.b and kind.symbol != "-":
+        if either_order:
             low, high = sorted((a, b))
-            problem = Problem(low, kind.symbol, high) if digest // 100 % 2 else Problem(high, kind.symbol, low)
-        found.append(f"arithmetic/{level}/{problem.text}")
+            a, b = (low, high) if digest // 100 % 2 else (high, low)
+        found.append(f"arithmetic/{level}/{a}{kind.symbol}{b}")
         if len(found) == most:
             break
     return found

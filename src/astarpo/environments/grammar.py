@@ -18,12 +18,14 @@ class Action:
         argument: what the argument is, in a word, for the prompt.
         meaning: what the action does, one clause.
         example: an argument to show.
+        words: arguments that the description lists, each of which does something on some page; `check` tries them all.
     """
 
     name: str
     argument: str
     meaning: str
     example: str
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class Grammar:
     actions: tuple[Action, ...]
 
     def describe(self) -> str:
-        """The grammar in words, for a prompt: one line an action."""
+        """The grammar in words, for a prompt: one line an action, then one for each that has words."""
         lines = [f"{a.name}[{a.argument}] {a.meaning}, for example {a.name}[{a.example}]" for a in self.actions]
+        lines += [f"The words of {a.name} are: {', '.join(a.words)}." for a in self.actions if a.words]
         return "Reply with one action and nothing else. The actions are:\n" + "\n".join(lines)
 
     def parse(self, reply: str) -> Parsed | None:

@@ -213,7 +213,8 @@ class Prompts(Environment[PromptsSettings]):
             raise EnvironmentContractError(
                 f"{who} raised {type(error).__name__}: {error}; it must answer any reply with a number."
             ) from error
-        if not isinstance(reward, Real) or not 0 <= reward <= 1:
+        is_number = isinstance(reward, Real)
+        if not (is_number and 0 <= reward <= 1):
             raise EnvironmentContractError(f"{who} returned {reward!r}; it must return a number from 0 to 1.")
         return float(reward)
 
