@@ -181,6 +181,17 @@ def test_tokens_that_nobody_sampled_do_not_count_even_when_they_are_not_numbers(
 
 
 @every_variant
+def test_entropy_is_encouraged_and_kl_discouraged(name: str, settings: dict[str, object]) -> None:
+    batch = a_batch()
+    scored = leaves(batch)
+    loss, _ = make(name, settings).loss(scored, batch)
+    _, entropy_slope, kl_slope = slopes(loss, scored)
+    assert (entropy_slope <= 0).all()
+    assert (kl_slope >= 0).all()
+    assert bool(entropy_slope.any()) == ("entropy_coef" in settings)
+
+
+@every_variant
 def test_the_order_of_episodes_does_not_matter(name: str, settings: dict[str, object]) -> None:
     batch, order = a_batch(), torch.tensor([3, 0, 5, 2, 4, 1])
     mixed = permuted(batch, order)
