@@ -186,6 +186,7 @@ def test_training_mixes_levels_and_operations_in_equal_shares_in_every_prefix() 
 
 
 def test_held_out_ids_are_500_distinct_problems_in_thirds_while_the_easy_level_lasts() -> None:
+    assert len(ENVIRONMENT.ids("test", "easy")) == 174
     for split, easy in (("test", 167), ("dev", 95)):
         ids = ENVIRONMENT.ids(split)  # type: ignore[arg-type]
         assert len(set(ids)) == len(ids) == 500

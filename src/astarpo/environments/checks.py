@@ -288,8 +288,10 @@ def _several(look: _Look) -> list[Play]:
     """Plays of some chosen tasks by their solutions, and by replies that wander before them."""
     some = look.solutions[: 10 if look.quick else 30]
     wander = ("", "0", *(f"{a.name}[{a.example}]" for a in _actions(look)))
-    plays = [play(look.environment, each.played.id, each.played.actions) for each in some]
-    return plays + [play(look.environment, each.played.id, (*wander, *each.played.actions)) for each in some]
+    # The first plays there were, so that what later ones remember of them shows.
+    return [each.played for each in some] + [
+        play(look.environment, each.played.id, (*wander, *each.played.actions)) for each in some
+    ]
 
 
 def _stable_ids(look: _Look) -> Finding:
@@ -328,13 +330,12 @@ def _any_reply(look: _Look) -> Finding:
     known = [action for path in look.paths for action in path.actions][:8]
     known += [f"{a.name}[{a.example}]" for a in _actions(look)]
     replies = hostile(look.seed, 150 if look.quick else 400, known)
-    states, tried = look.states() or [], 0
-    if not states:
-        states = [(Play(look.sample[0], (), "", ()), 0)]
-    for index, (path, turn) in enumerate(states[: 4 if look.quick else 12]):
+    states = look.states() or [(Play(look.sample[0], (), "", ()), 0)]
+    longest, tried = states[0][0], 0
+    for index, (path, turn) in enumerate(states[: 8 if look.quick else 24]):
         before = path.actions[:turn]
-        # All of them where the path begins; a part of them, another each time, further on.
-        for reply in replies if index == 0 else replies[index % 5 :: 5]:
+        # All of them along the longest path; a part of them, another each time, along the others.
+        for reply in replies if path is longest else replies[index % 5 :: 5]:
             played = play(look.environment, path.id, (*before, reply, reply))
             tried += 1
             if played.raised is not None:

@@ -1,0 +1,78 @@
+"""The examples of docs/environments.md do what the page says, as written there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from astarpo import plugins
+from astarpo.environments.base import Environment
+from astarpo.environments.checks import check_environment
+from astarpo.environments.prompts import Prompts, PromptsSettings
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with the files that the page shows, as the current folder, importable from it."""
+    for language, text in BLOCKS:
+        named = re.match(r"# (\w+\.py)\n", text)
+        if named is not None:
+            (tmp_path / named[1]).write_text(text, encoding="utf-8")
+        elif language == "jsonl":
+            (tmp_path / "tasks.jsonl").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("my_rewards", "my_game"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return tmp_path
+
+
+def settings_of_command(environment: str) -> dict[str, str]:
+    """The settings in the page's own `astarpo train` command for `environment`."""
+    lines = "".join(text for language, text in BLOCKS if language == "console").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"astarpo train {environment}"))
+    return dict(re.findall(r"--environment\.(\w+) (\S+)", line))
+
+
+@pytest.mark.usefixtures("folder")
+def test_prompts_in_ten_lines() -> None:
+    given = settings_of_command("prompts")
+    assert set(given) == {"data", "reward"}
+    environment = Prompts(PromptsSettings.parse(given))
+    (id,) = environment.ids("test")
+    right, wrong = environment.task(id).step(" stop\n"), environment.task(id).step("pots")
+    assert (right.success, right.reward, wrong.success, wrong.reward) == (True, 1.0, False, 0.0)
+    report = check_environment(environment)
+    assert not report.refuse, report.findings
+    # With the field that holds solutions, the check plays them too.
+    told = check_environment(Prompts(PromptsSettings.parse({**given, "solution_field": "answer"})))
+    assert {finding.severity for finding in told.findings} == {"ok"}
+    block = next(text for _, text in BLOCKS if "def exact" in text)
+    command = next(text for language, text in BLOCKS if language == "console")
+    data = next(text for language, text in BLOCKS if language == "jsonl")
+    assert len((block + command + data).splitlines()) <= 10
+
+
+def test_a_game_of_several_turns_in_one_file(folder: Path) -> None:
+    found: type[Environment[Any]] = plugins.find("astarpo.environments", "my_game.Guess", Environment)
+    assert settings_of_command("my_game.Guess") == {}
+    environment = found(found.Settings.parse({"name": "my_game.Guess"}))
+    report = check_environment(environment)
+    assert {finding.severity for finding in report.findings} == {"ok"}, report.findings
+    task = environment.task("guess/42")
+    assert [task.step(word).text for word in ("50", "forty", "40")] == [
+        "lower",
+        "Write one number from 1 to 100.",
+        "higher",
+    ]
+    last = [text for language, text in BLOCKS if language == "python"][-1]
+    done = subprocess.run([sys.executable, "-c", last], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
