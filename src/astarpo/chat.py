@@ -65,7 +65,9 @@ class Chat:
         stop = {int(i) for i in (*extra_stop, tokenizer.eos_token_id) if i is not None}
         if not getattr(tokenizer, "chat_template", None):
             if not stop:
-                raise DataError("the tokenizer has neither a chat template nor an end-of-text token: a reply cannot end.")
+                raise DataError(
+                    "the tokenizer has neither a chat template nor an end-of-text token: a reply cannot end."
+                )
             newline = tuple(_ids(tokenizer, "\n"))
             return cls((), newline, newline, newline, frozenset(stop), tokenizer)
         before, after = _around(_render(tokenizer, [_user(_MESSAGE)], prompt=True), _MESSAGE)
@@ -74,7 +76,9 @@ class Chat:
         whole = _render(tokenizer, [*said, _user(_MESSAGE)], prompt=True)
         _, rest = _around(whole, _SAID)
         if not rest.startswith(tail):
-            raise DataError("the chat template rewrites earlier messages when later ones follow; ids cannot be appended.")
+            raise DataError(
+                "the chat template rewrites earlier messages when later ones follow; ids cannot be appended."
+            )
         closing = _ids(tokenizer, tail)
         if closing and (not stop or closing[0] in _special(tokenizer)):
             stop.add(closing[0])
@@ -102,7 +106,9 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> 
 def _around(text: str, mark: str) -> tuple[str, str]:
     before, found, after = text.rpartition(mark)
     if not found:
-        raise DataError("the chat template drops or rewrites message text; a template that keeps it verbatim is needed.")
+        raise DataError(
+            "the chat template drops or rewrites message text; a template that keeps it verbatim is needed."
+        )
     return before, after
 
 

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on exactly: weights, optimiser, curriculum, algorithm. A checkpoint is there or is not."""
+"""Everything a run needs to go on exactly: weights, optimiser, curriculum, algorithm. Each is there whole or not."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(making, ignore_errors=True)
             raise RunError(
-                f"cannot write checkpoint {target}: {error}; make room, then go on with `train --resume` from the last one."
+                f"cannot write checkpoint {target}: {error}; make room, then go on with `train --resume`."
             ) from error
         self._thin_out(state.best[1])
         return target
@@ -172,7 +172,9 @@ def check_version(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder}/version.json cannot be read: the folder is damaged.") from error
     if version != RUN_VERSION:
-        raise RunError(f"{folder} is a run of version {version!r} and this is version {RUN_VERSION}: use the astarpo that wrote it.")
+        raise RunError(
+            f"{folder} is a run of version {version!r}, this is {RUN_VERSION}: use the astarpo that wrote it."
+        )
 
 
 def _whole(path: Path) -> bool:

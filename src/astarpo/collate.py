@@ -40,7 +40,7 @@ def collate(
         logp[i, : len(ids)] = torch.tensor(log_probs)
     number: dict[str, int] = {}
     task = [number.setdefault(episode.task, len(number)) for episode in episodes]
-    batch = Batch(
+    return Batch(
         tokens=tokens.to(device),
         lengths=torch.tensor([len(row[0]) for row in rows]),
         acted=(turn >= 0).to(device),
@@ -54,7 +54,6 @@ def collate(
         if values is None
         else torch.tensor([values[episode.task] for episode in episodes], dtype=torch.float32, device=device),
     )
-    return batch
 
 
 def _row(episode: Episode) -> tuple[list[int], list[int], list[float]]:

@@ -28,4 +28,4 @@ class ShapeError(AstarpoError, ValueError):
 
 
 class MissingColumnError(AstarpoError, LookupError):
-    """A batch was asked for a column that nobody provided (for example V* under an algorithm that never declared it)."""
+    """A batch was asked for a column that nobody provided, for example V* that the algorithm never declared."""

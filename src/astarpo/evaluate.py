@@ -186,6 +186,4 @@ def _pass_at(episodes: Sequence[Episode]) -> dict[int, float]:
         by_task.setdefault(episode.task, []).append(episode.success)
     fewest = min(len(plays) for plays in by_task.values())
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= fewest]
-    return {
-        k: sum(pass_at_k(sum(plays), len(plays), k) for plays in by_task.values()) / len(by_task) for k in ks
-    }
+    return {k: sum(pass_at_k(sum(plays), len(plays), k) for plays in by_task.values()) / len(by_task) for k in ks}

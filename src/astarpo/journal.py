@@ -1,12 +1,12 @@
 """What a run leaves behind while it goes: metrics and episodes. Whatever is there was written whole.
 
-    settings.yaml            every setting of the run
-    metrics.jsonl            one line an update; evaluations on dev are lines of their own
-    episodes/000012.jsonl.gz the episodes of update 12, one a line, under a versioned schema
-    checkpoints/000012/      weights, optimiser, curriculum and algorithm after 12 updates
-    values.sqlite            stage 1
-    notes.txt                warnings and remarks, as they were shown
-    result.json, curve.png   once the run is finished
+settings.yaml            every setting of the run
+metrics.jsonl            one line an update; evaluations on dev are lines of their own
+episodes/000012.jsonl.gz the episodes of update 12, one a line, under a versioned schema
+checkpoints/000012/      weights, optimiser, curriculum and algorithm after 12 updates
+values.sqlite            stage 1
+notes.txt                warnings and remarks, as they were shown
+result.json, curve.png   once the run is finished
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ def read_episodes(path: Path) -> list[Episode]:
 
 def _episode(line: Mapping[str, Any], path: Path) -> Episode:
     if line.get("schema") != EPISODE_SCHEMA:
-        raise RunError(f"{path} holds episodes of schema {line.get('schema')!r}; this version reads {EPISODE_SCHEMA!r}.")
+        raise RunError(
+            f"{path} holds episodes of schema {line.get('schema')!r}; this version reads {EPISODE_SCHEMA!r}."
+        )
     turns = []
     for turn in line["turns"]:
         step = dict(turn["step"])

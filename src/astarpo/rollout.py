@@ -141,7 +141,7 @@ def _start(task: Task) -> str:
         return task.start()
     except Exception as error:
         raise EnvironmentContractError(
-            f"task {task.id!r} raised {type(error).__name__}: {error} when it was started; an environment may not raise."
+            f"task {task.id!r} raised {type(error).__name__}: {error} when started; an environment may not raise."
         ) from error
 
 

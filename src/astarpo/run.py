@@ -1,4 +1,4 @@
-"""A run: algorithm + environment + policy + curriculum + limits, as settings. Presets, files and overrides alike end here.
+"""A run: algorithm + environment + policy + curriculum + limits, as settings. Presets, files, overrides end here alike.
 
 Everything is validated once; conflicts across parts are refused before anything is played.
 """
@@ -48,8 +48,12 @@ class RolloutSettings(Settings):
     """How many episodes an update plays, and their limits."""
 
     tasks_per_update: int = Field(8, ge=1, le=65536, description="distinct tasks in one update")
-    reply_tokens: int = Field(32, ge=1, le=65536, description="tokens after which one reply is cut and the episode ends")
-    episode_tokens: int = Field(640, ge=8, le=1048576, description="tokens after which an episode ends, prompt included")
+    reply_tokens: int = Field(
+        32, ge=1, le=65536, description="tokens after which one reply is cut and the episode ends"
+    )
+    episode_tokens: int = Field(
+        640, ge=8, le=1048576, description="tokens after which an episode ends, prompt included"
+    )
     temperature: tuple[float, ...] = Field(
         (1.0,),
         min_length=1,
@@ -66,7 +70,9 @@ class RolloutSettings(Settings):
     @classmethod
     def _above_zero(cls, given: tuple[float, ...]) -> tuple[float, ...]:
         if min(given) <= 0 or max(given) > 10:
-            raise ValueError(f"rollout.temperature must lie above 0 and up to 10, got {list(given)}: 1.0 is the usual one.")
+            raise ValueError(
+                f"rollout.temperature must lie above 0 and up to 10, got {list(given)}: 1.0 is the usual one."
+            )
         return given
 
     def temperature_at(self, update: int, updates: int) -> float:
@@ -92,7 +98,9 @@ class OptimizerSettings(Settings):
 class EvaluationSettings(Settings):
     """How a policy is judged. Choices are made on dev, test is touched once before and once after a run."""
 
-    tasks: int = Field(500, ge=1, le=1000000, description="held-out tasks; all there are where the environment has fewer")
+    tasks: int = Field(
+        500, ge=1, le=1000000, description="held-out tasks; all there are where the environment has fewer"
+    )
     samples: int = Field(1, ge=0, le=1024, description="sampled plays of each task beside the greedy one; 0 for none")
     temperature: float = Field(1.0, gt=0, le=10, description="temperature of the sampled plays")
     every: int = Field(20, ge=0, description="updates between evaluations on dev during training; 0 for none")
@@ -200,7 +208,9 @@ def override(dotted: str, value: str) -> dict[str, Any]:
     try:
         read = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SettingsError(f"--{dotted}={value} cannot be read: write a YAML value such as 3, true or [1, 2].") from error
+        raise SettingsError(
+            f"--{dotted}={value} cannot be read: write a YAML value such as 3, true or [1, 2]."
+        ) from error
     nested: Any = _numbers(read)
     for name in reversed(dotted.split(".")):
         nested = {name: nested}

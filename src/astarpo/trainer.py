@@ -24,7 +24,7 @@ from astarpo.curriculum.base import Curriculum, CurriculumSettings
 from astarpo.environments.checks import check_environment
 from astarpo.errors import EnvironmentContractError, RunError, SettingsError
 from astarpo.evaluate import Evaluation, evaluate
-from astarpo.journal import Journal, append, read_metrics, write_atomically
+from astarpo.journal import Journal, write_atomically
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.progress import Watch
@@ -290,7 +290,6 @@ class Trainer:
 
     def go_on(self, first: int) -> Result:
         """The loop from `first`, then the last evaluation, result.json and the curve."""
-        # Imported here: the report layer reads runs and stands above the trainer; only this last step calls up to it.
         self.watch.stage("training", self.run.updates - first)
         self.loop(first)
         before = Evaluation.from_dict(json.loads((self.folder / "before.json").read_text("utf-8")))
@@ -365,7 +364,7 @@ class Trainer:
         return ladders[name]
 
     def _levels(self) -> tuple[str | None, ...]:
-        return self._ladder() or (None,)
+        return self.curriculum.pools
 
     def _pool(self, level: str | None) -> Sequence[str]:
         """Training ids of a level that may be drawn: all, or those that stage 1 played and its filters left."""
@@ -446,7 +445,9 @@ def measure_values(run: Run, out: Path, *, watch: Watch | None = None) -> ValueS
         SettingsError: the algorithm of `run` uses no V*.
     """
     if not algorithm(run).needs.values:
-        raise SettingsError(f"{run.algorithm.name} uses no V*: choose an algorithm or baseline that does, for example astar_po.")
+        raise SettingsError(
+            f"{run.algorithm.name} uses no V*: choose an algorithm or baseline that does, for example astar_po."
+        )
     out.mkdir(parents=True, exist_ok=True)
     return Trainer(run, out, watch or Watch()).stage_one()
 

@@ -13,7 +13,7 @@ from astarpo.batch import Batch, Scored
 from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
 from astarpo.run import OptimizerSettings
 
-PASS_TOKENS = 4096
+PASS_TOKENS = 2048
 """Padded tokens of one forward pass while activations are kept anyway: short rows are not padded to long ones."""
 
 
@@ -95,9 +95,20 @@ def _rows(batch: Batch, rows: Tensor) -> Batch:
             return None
         return column[rows][:, :width] if column.dim() == 2 else column[rows]
 
-    columns = {
+    columns: dict[str, Any] = {
         name: pick(getattr(batch, name))
-        for name in ("tokens", "lengths", "acted", "turn", "behaviour_logp", "reward", "success", "task", "v_star", "ref_logp")
+        for name in (
+            "tokens",
+            "lengths",
+            "acted",
+            "turn",
+            "behaviour_logp",
+            "reward",
+            "success",
+            "task",
+            "v_star",
+            "ref_logp",
+        )
     }
     return replace(batch, **columns)
 

@@ -24,7 +24,7 @@ from astarpo.chat import Chat
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import EnvironmentContractError
 from astarpo.evaluate import Evaluation, evaluate
-from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
 from astarpo.policy.tiny.build import Architecture, build_model, build_tokenizer
 from astarpo.progress import Watch
 from astarpo.run import EvaluationSettings, RolloutSettings
@@ -34,12 +34,23 @@ from astarpo.settings import Settings
 class Phase(Settings):
     """One stretch of imitation."""
 
-    styles: dict[str, float] = Field(description="players to imitate and how often, for example {careful: 1, careless: 3}")
+    styles: dict[str, float] = Field(
+        description="players to imitate and how often, for example {careful: 1, careless: 3}"
+    )
     steps: int = Field(ge=1, le=1_000_000, description="optimiser steps")
     batch: int = Field(64, ge=1, le=65536, description="demonstrations in one step")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate; rises over 5 % of the steps")
     final: float = Field(0.1, ge=0, le=1, description="share of the learning rate left at the last step, linearly")
-    levels: tuple[str, ...] = Field((), description="curriculum levels to draw tasks from; none: the target distribution")
+    levels: tuple[str, ...] = Field(
+        (), description="curriculum levels to draw tasks from; none: the target distribution"
+    )
+    pool: int = Field(16384, ge=1, le=10_000_000, description="distinct demonstrations, drawn again and again")
+    observation_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="weight of the loss on tokens that were only read; copying is learned sooner with it",
+    )
 
 
 class Recipe(Settings):
@@ -52,7 +63,6 @@ class Recipe(Settings):
     tasks: int = Field(20000, ge=1, description="at most this many training tasks of each world")
     architecture: Architecture = Field(Architecture.model_construct(), description="size of the model")
     phases: tuple[Phase, ...] = Field(min_length=1, description="imitated one after the other")
-    observation_weight: float = Field(0.0, ge=0, le=1, description="weight of the loss on tokens that were only read")
     seed: int = Field(0, ge=0, lt=2**31, description="seeds weights, tasks and players")
     evaluation_tasks: int = Field(200, ge=1, description="dev tasks played after every phase")
     rollout: RolloutSettings = Field(RolloutSettings.model_construct(), description="limits of those plays")
@@ -85,6 +95,9 @@ class WarmStart:
         }
 
 
+PASS_TOKENS = 2048
+"""Padded tokens of one forward pass."""
+
 Demonstration = tuple[list[int], list[bool]]
 """Token ids of one played demonstration, and which of them the player said."""
 
@@ -105,7 +118,7 @@ def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> Warm
     for number, phase in enumerate(recipe.phases):
         watch.stage(f"phase {number + 1}: imitating {', '.join(phase.styles)}", phase.steps)
         stream = demonstrations(worlds, policy.chat, phase, recipe, number)
-        imitate(policy, stream, phase, observation_weight=recipe.observation_weight, watch=watch)
+        imitate(policy, stream, phase, watch=watch)
         settings = EvaluationSettings(tasks=recipe.evaluation_tasks, samples=1)
         scores.append(evaluate(policy, home, settings=settings, rollout=recipe.rollout, split="dev", watch=watch))
         watch.note(f"phase {number + 1}: dev success {scores[-1].success:.1%} greedy, score {scores[-1].score:.3f}")
@@ -118,21 +131,15 @@ def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> Warm
 
 
 def imitate(
-    policy: HuggingFacePolicy,
-    stream: Iterator[list[Demonstration]],
-    phase: Phase,
-    *,
-    observation_weight: float = 0.0,
-    watch: Watch | None = None,
+    policy: HuggingFacePolicy, stream: Iterator[list[Demonstration]], phase: Phase, *, watch: Watch | None = None
 ) -> None:
-    """Supervised learning on what the players said: mean cross-entropy per said token.
+    """Supervised learning on what the players said. Changes `policy` in place.
 
     Args:
-        policy: changed in place.
+        policy: who learns.
         stream: batches of demonstrations.
-        phase: steps and learning rate.
-        observation_weight: weight of tokens that were only read.
-        watch: told of every step.
+        phase: steps, learning rate, weights.
+        watch: told of every step, with the mean nats per said token.
     """
     model, watch = policy.model.train(), watch or Watch()
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -140,30 +147,47 @@ def imitate(
     for step in range(phase.steps):
         share = min((step + 1) / rise, 1.0) * (1 - (1 - phase.final) * step / phase.steps)
         optimizer.param_groups[0]["lr"] = phase.learning_rate * share
-        loss = cross_entropy(policy, next(stream), observation_weight)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        nats = imitation_gradient(policy, next(stream), phase.observation_weight)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        watch.advance(loss=round(loss.item(), 4))
+        watch.advance(nats=round(nats, 4))
     model.eval()
 
 
-def cross_entropy(
+def imitation_gradient(
     policy: HuggingFacePolicy, batch: Sequence[Demonstration], observation_weight: float = 0.0
-) -> torch.Tensor:
-    """Mean −ln π over the said tokens of a batch of demonstrations, read ones weighted in where asked."""
-    width = max(len(ids) for ids, _ in batch)
-    ids = torch.zeros((len(batch), width), dtype=torch.int64)
-    weight = torch.zeros((len(batch), width))
-    for i, (row, said) in enumerate(batch):
-        ids[i, : len(row)] = torch.tensor(row)
-        weight[i, : len(row)] = torch.tensor([1.0 if s else observation_weight for s in said])
-    ids, weight = ids.to(policy.device), weight.to(policy.device)
-    used = weight[:, 1:] > 0
-    hidden = policy.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][used]
-    nats = torch.nn.functional.cross_entropy(policy.model.get_output_embeddings()(hidden), ids[:, 1:][used], reduction="none")
-    return (nats * weight[:, 1:][used]).sum() / weight[:, 1:][used].sum()
+) -> float:
+    """Leave the gradient of the weighted mean −ln π of a batch in the policy's parameters.
+
+    Said tokens weigh 1, read ones `observation_weight`. Rows of like length go through the model together, so little
+    is padding.
+
+    Returns:
+        Mean nats over the said tokens alone.
+    """
+    weights = [torch.tensor([1.0 if s else observation_weight for s in said[1:]]) for _, said in batch]
+    whole = sum(float(row.sum()) for row in weights)
+    nats_said, count = 0.0, 0
+    for rows in length_buckets(torch.tensor([len(ids) for ids, _ in batch]), PASS_TOKENS):
+        part = [batch[i] for i in rows.tolist()]
+        width = len(part[0][0])
+        ids = torch.zeros((len(part), width), dtype=torch.int64)
+        weight = torch.zeros((len(part), width - 1))
+        said = torch.zeros((len(part), width - 1), dtype=torch.bool)
+        for i, (row, spoken) in enumerate(part):
+            ids[i, : len(row)] = torch.tensor(row)
+            weight[i, : len(row) - 1] = weights[int(rows[i])]
+            said[i, : len(row) - 1] = torch.tensor(spoken[1:])
+        ids, weight, said = ids.to(policy.device), weight.to(policy.device), said.to(policy.device)
+        used = weight > 0
+        hidden = policy.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][used]
+        logits = policy.model.get_output_embeddings()(hidden)
+        nats = torch.nn.functional.cross_entropy(logits, ids[:, 1:][used], reduction="none")
+        ((nats * weight[used]).sum() / whole).backward()  # type: ignore[no-untyped-call]
+        nats_said += float(nats.detach()[said[used]].sum())
+        count += int(said.sum())
+    return nats_said / count
 
 
 def demonstrations(
@@ -173,21 +197,24 @@ def demonstrations(
     pools = [_pool(world, phase, recipe) for world in worlds]
     styles = list(phase.styles)
     chance = np.array([phase.styles[style] for style in styles]) / sum(phase.styles.values())
-    random = np.random.default_rng([recipe.seed, number])
-    while True:
-        batch = []
-        for _ in range(phase.batch):
+    known: dict[int, Demonstration] = {}
+
+    def one(index: int) -> Demonstration:
+        if index not in known:
+            random = np.random.default_rng([recipe.seed, number, index])
             w = int(random.integers(len(worlds)))
             ids = pools[w][int(random.integers(len(pools[w])))]
             id = ids[int(random.integers(len(ids)))]
             style = styles[int(random.choice(len(styles), p=chance))]
-            batch.append(played(worlds[w], chat, id, style, int(random.integers(2**31))))
-        yield batch
+            known[index] = played(worlds[w], chat, id, style, int(random.integers(2**31)))
+        return known[index]
+
+    random = np.random.default_rng([recipe.seed, number])
+    while True:
+        yield [one(int(index)) for index in random.integers(phase.pool, size=phase.batch)]
 
 
-def played(
-    environment: Environment[EnvironmentSettings], chat: Chat, id: str, style: str, seed: int
-) -> Demonstration:
+def played(environment: Environment[EnvironmentSettings], chat: Chat, id: str, style: str, seed: int) -> Demonstration:
     """One demonstration through exactly the text path that rollouts take."""
     task = environment.task(id)
     ids = chat.first(task.start())
@@ -224,8 +251,9 @@ def model_card(recipe: Recipe, done: WarmStart) -> str:
         f"# The embedded model for `{recipe.environment['name']}`",
         "",
         f"A Qwen2 architecture of {done.parameters:,} parameters with a byte-fallback tokenizer, made from nothing in "
-        f"{done.seconds / 60:.0f} minutes on a CPU by `astarpo warm-start {recipe.environment['name']}`; the whole recipe "
-        "stands in `recipe.json`. It imitated scripted players on generated training tasks only, one phase after the other:",
+        f"{done.seconds / 60:.0f} minutes on a CPU by `astarpo warm-start {recipe.environment['name']}`; the whole "
+        "recipe stands in `recipe.json`. It imitated scripted players on generated training tasks only, one phase "
+        "after the other:",
         "",
         "| phase | imitates | steps | dev success, greedy (95 % interval) | dev score | dev success, sampled |",
         "|---|---|---|---|---|---|",
@@ -242,9 +270,9 @@ def model_card(recipe: Recipe, done: WarmStart) -> str:
         best = max(done.phases, key=lambda got: got.success)
         lines += [
             "",
-            f"The last phase mixes in careless players, as the text that large models learn from mixes them. What the "
-            f"careful share alone scored, {best.success:.1%}, is the ceiling of what reinforcement learning could reach by "
-            "merely eliciting a habit that is already there; anything above it was learned.",
+            "The last phase mixes in careless players, as the text that large models learn from mixes them. What the "
+            f"careful share alone scored, {best.success:.1%}, is the ceiling of what reinforcement learning could "
+            "reach by merely eliciting a habit that is already there; anything above it was learned.",
         ]
     lines += ["", "Not for use outside these environments: it knows no language beyond their few hundred words.", ""]
     return "\n".join(lines)

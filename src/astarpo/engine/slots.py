@@ -15,24 +15,28 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer: [rows, heads, positions, head_dim], allocated on first use and grown by doubling."""
+    """Keys and values of one layer: [rows, heads, positions, head_dim]; allocated on first use, grown by doubling."""
 
     is_sliding = False
     is_compileable = False
 
     def __init__(self, owner: SlotCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.owner = owner
+        self.keys: Any = None
+        self.values: Any = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the owner's rows and capacity."""
         _, heads, _, width = key_states.shape
         shape = (self.owner.rows, heads, self.owner.capacity, width)
         self.keys = torch.zeros(shape, dtype=key_states.dtype, device=key_states.device)
-        self.values = torch.zeros((*shape[:3], value_states.shape[-1]), dtype=value_states.dtype, device=key_states.device)
+        self.values = torch.zeros(
+            (*shape[:3], value_states.shape[-1]), dtype=value_states.dtype, device=key_states.device
+        )
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write [n, heads, q, head_dim] at the owner's current rows and positions; return those rows up to `seen`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -59,7 +63,7 @@ class SlotLayer(CacheLayerMixin):
         """Positions the current tokens attend to."""
         return self.owner.seen
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
         """Length and offset of the mask; ours is given whole, so this is not consulted."""
         return self.owner.seen, 0
 
@@ -88,7 +92,8 @@ class SlotCache(Cache):
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.active = torch.arange(rows, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.int64, device=device)
-        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+        self.slot_layers = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.slot_layers))
 
     def begin(self, active: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Prepare a pass that appends up to `width` tokens to the rows `active`.
@@ -102,7 +107,7 @@ class SlotCache(Cache):
         self.seen = int(self.positions.max()) + 1
         if self.seen > self.capacity:
             self.capacity = max(self.seen, 2 * self.capacity, 64)
-            for layer in self.layers:
+            for layer in self.slot_layers:
                 layer.grow(self.capacity)
         reach = torch.arange(self.seen, device=active.device)
         return self.positions, (reach <= self.positions[:, :, None])[:, None]
@@ -115,5 +120,5 @@ class SlotCache(Cache):
         """Forget every conversation but `rows`, in that order."""
         self.lengths = self.lengths[rows]
         self.rows = len(rows)
-        for layer in self.layers:
+        for layer in self.slot_layers:
             layer.keep(rows)

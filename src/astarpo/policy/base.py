@@ -1,4 +1,4 @@
-"""What a policy is. `reply` and `log_probs` see the same ids under the same temperature: what was sampled is trained."""
+"""What a policy is. `reply` and `log_probs` see the same ids at the same temperature: what was sampled is trained."""
 
 from __future__ import annotations
 

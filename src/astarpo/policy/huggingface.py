@@ -33,7 +33,7 @@ class HuggingFacePolicy:
         self.model: Any = model
         self.tokenizer = tokenizer
         stop = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        self.chat = Chat.of(tokenizer, stop if isinstance(stop, list) else [stop])
+        self.chat = Chat.of(tokenizer, stop if isinstance(stop, list) else [] if stop is None else [int(stop)])
         self.rules = rules
         self.name = name
         self.version = 0
@@ -42,7 +42,8 @@ class HuggingFacePolicy:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(iter(self.model.parameters())).device
+        found: torch.device = next(iter(self.model.parameters())).device
+        return found
 
     @property
     def vocabulary(self) -> int:
@@ -191,7 +192,9 @@ class Slots:
             going = [going[k] for k in kept]
             active = torch.tensor([self._row[slots[i]] for i in going], device=policy.device)
             one = torch.ones(len(going), dtype=torch.int64, device=policy.device)
-            logits = policy.next_logits(chosen[torch.tensor(kept, device=chosen.device), None], one - 1, self._cache, active)
+            logits = policy.next_logits(
+                chosen[torch.tensor(kept, device=chosen.device), None], one - 1, self._cache, active
+            )
             self._cache.commit(one)
         for slot, row in zip(slots, ids, strict=True):
             self._pending[slot] = row[-1]
@@ -218,7 +221,9 @@ def choose(logits: Tensor, temperature: float, draw: Tensor) -> tuple[Tensor, Te
     log_p = torch.log_softmax(logits / temperature, dim=-1)
     reach = log_p.double().exp().cumsum(-1)
     # The sum of V rounded terms need not be 1: scaling the draw keeps every token reachable and none beyond the last.
-    chosen = torch.searchsorted(reach, (draw * reach[:, -1])[:, None], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    chosen = torch.searchsorted(reach, (draw * reach[:, -1])[:, None], right=True)[:, 0].clamp_(
+        max=logits.shape[-1] - 1
+    )
     return chosen, log_p.gather(-1, chosen[:, None])[:, 0]
 
 

@@ -42,7 +42,8 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
         raise DataError(f"cannot load the model {settings.model!r}: {first}") from error
     device = _device(settings.device)
     rules = settings.rules if settings.rules is not None else not (embedded or _says_embedded(Path(where)))
-    return HuggingFacePolicy(model.to(device).eval(), tokenizer, rules=rules, name=settings.model)
+    model.to(device)  # type: ignore[arg-type]
+    return HuggingFacePolicy(model.eval(), tokenizer, rules=rules, name=settings.model)
 
 
 def _embedded(model: str, environment: str) -> Path:
@@ -51,7 +52,9 @@ def _embedded(model: str, environment: str) -> Path:
     if found is None and not variant:
         found = tiny.folder(FALLBACK)
     if found is None:
-        raise SettingsError(f"there is no embedded model {model!r} for {environment}: known: {', '.join(tiny.shipped())}.")
+        raise SettingsError(
+            f"there is no embedded model {model!r} for {environment}: known: {', '.join(tiny.shipped())}."
+        )
     return found
 
 
@@ -63,7 +66,9 @@ def _check_folder(where: str) -> None:
         return
     if not (folder / "config.json").exists():
         raise DataError(f"{folder} holds no config.json: name the folder of a Hugging Face causal model or of a run.")
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")):
+    if not any(
+        (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+    ):
         raise DataError(f"the model folder {folder} has no tokenizer: save one beside the weights (tokenizer.json).")
 
 

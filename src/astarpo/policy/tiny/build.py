@@ -1,4 +1,4 @@
-"""Make an embedded model from nothing: a byte-fallback tokenizer fitted to an environment's words, and a small Qwen2."""
+"""Make an embedded model from nothing: a byte-fallback tokenizer fitted to an environment's words, a small Qwen2."""
 
 from __future__ import annotations
 
