@@ -239,6 +239,22 @@ class Browser:
         return not self._fits(offer, wanted), price + missing + lacks * LACKS + rank * RANK
 
 
+@dataclass
+class Hurried:
+    """Searches one word, the last of the kind of product, and buys the first result as it comes."""
+
+    turn: int = 0
+
+    def reply(self, page: str) -> str:
+        self.turn += 1
+        if self.turn == 1:
+            asked = _LIMIT.sub("", " ".join(page.splitlines()[0].lower().split()))
+            return f"search[{asked.split(' with ')[0].split(',')[-1].split()[-1].strip('.')}]"
+        if self.turn == 2:
+            return "click[1]" if read_offers(page) else "click[back]"
+        return "click[buy]"
+
+
 _LIMIT = re.compile(r",? and price lower than ([\d.]+) dollars\.?$")
 _OPTIONS = re.compile(r" with ((?:(?! with )[^:,])+: .*)$")
 _HEADING = re.compile(r"page (\d+), (\d+) results")
@@ -250,6 +266,7 @@ SHOPPERS: dict[str, Callable[[int], Shopper]] = {
     "careful": lambda turns: Browser(turns=turns),
     "careless": lambda _: First(options=False),
     "hasty": lambda _: First(options=True),
+    "hurried": lambda _: Hurried(),
 }
 """Styles that the environment demonstrates; each is made from the number of turns it may use."""
 
