@@ -170,7 +170,9 @@ def algorithm(run: Run) -> Algorithm[AlgorithmSettings]:
 def preset_names(environment: str) -> list[str]:
     """Names of the presets that ship for `environment`."""
     folder = files("astarpo") / "presets" / environment
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if not p.name.startswith("warm_start"))
 
 
 def load_preset(environment: str, name: str) -> dict[str, Any]:
