@@ -12,7 +12,7 @@ from astarpo.errors import SettingsError
 from astarpo.run import Run, load_file, load_preset, merge, override, preset_names
 
 SHELVES = sorted(shelf.name for shelf in (files("astarpo") / "presets").iterdir() if shelf.is_dir())
-PRESETS = [(shelf, name) for shelf in SHELVES for name in preset_names(shelf) if not name.startswith("warm_start")]
+PRESETS = [(shelf, name) for shelf in SHELVES for name in preset_names(shelf)]
 
 
 def build(**over: Any) -> Run:

@@ -176,12 +176,14 @@ def preset_names(environment: str) -> list[str]:
 
 
 def load_preset(environment: str, name: str) -> dict[str, Any]:
-    """The preset `name` of `environment` as nested mappings. Raises SettingsError with the names there are."""
+    """The preset `name` of `environment` as nested mappings, the environment's name in it; those of "any" fit every
+    environment and name none. Raises SettingsError with the names there are."""
     path = files("astarpo") / "presets" / environment / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(preset_names(environment)) or "none"
         raise SettingsError(f"there is no preset {name!r} for {environment}: known: {known}.")
-    return _mapping(path.read_text("utf-8"), f"preset {name}")
+    named = {} if environment == "any" else {"environment": {"name": environment}}
+    return merge(named, _mapping(path.read_text("utf-8"), f"preset {name}"))
 
 
 def load_file(path: Path) -> dict[str, Any]:

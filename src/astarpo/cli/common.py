@@ -131,8 +131,7 @@ def layers(environment: str, preset: str, files: Sequence[Path], overrides: Over
 
     shelf = environment if preset_names(environment) else "any"
     if preset not in preset_names(shelf):
-        known = ", ".join(name for name in preset_names(shelf) if not name.startswith("warm_start"))
-        raise SettingsError(f"{environment} has no preset {preset!r}: known: {known}.")
+        raise SettingsError(f"{environment} has no preset {preset!r}: known: {', '.join(preset_names(shelf))}.")
     given = merge({"environment": {"name": environment}}, load_preset(shelf, preset))
     given["preset"] = preset
     for file in files:

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,19 +81,18 @@ def _environments() -> Iterator[dict[str, Any]]:
 
 
 def _presets() -> Iterator[dict[str, Any]]:
-    """Every preset that `train` takes, with the comment on its first line. Warm starts are recipes, not runs."""
+    """Every preset that `train` takes, with the comment it begins with. Warm starts are recipes, not runs."""
     shelves = files("astarpo") / "presets"
     for shelf in sorted((s for s in shelves.iterdir() if s.is_dir()), key=lambda s: s.name):
         for file in sorted(shelf.iterdir(), key=lambda f: f.name):
             if file.name.endswith(".yaml") and not file.name.startswith("warm_start"):
-                first = file.read_text("utf-8").partition("\n")[0]
                 name = file.name.removesuffix(".yaml")
-                summary = first.removeprefix("#").strip() if first.startswith("#") else ""
+                lines = takewhile(lambda line: line.startswith("#"), file.read_text("utf-8").splitlines())
                 yield {
                     "name": f"{shelf.name}/{name}",
                     "environment": shelf.name,
                     "preset": name,
-                    "summary": summary,
+                    "summary": " ".join(line.removeprefix("#").strip() for line in lines),
                 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -149,12 +149,11 @@ def show(result: Result, picture: Path, console: Console) -> None:
 
 
 def _show_plan(run: Run, json: bool) -> None:
-    from astarpo import trainer
+    from astarpo.plan import plan as plan_of
 
-    plan = trainer.plan(run)
+    plan = plan_of(run)
     if json:
-        document: dict[str, Any] = {"settings": run.dump(), "plan": plan.as_dict()}
-        emit(document)
+        emit({"settings": run.dump(), "plan": plan.as_dict()})
         return
     import yaml
 

@@ -1,0 +1,147 @@
+"""`train` and what follows it, from end to end through the command line, with a model of a few thousand parameters."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import Said, run_command
+
+Command = Callable[..., Said]
+
+SMALL = [
+    "--evaluation.tasks=6",
+    "--evaluation.dev_tasks=4",
+    "--evaluation.every=2",
+    "--rollout.tasks_per_update=2",
+    "--rollout.reply_tokens=12",
+    "--algorithm=grpo",
+    "--algorithm.group_size=2",
+]
+
+
+@pytest.fixture
+def astarpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """`astarpo ARGUMENTS` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: run_command(list(arguments), monkeypatch, capsys)
+
+
+def finished(said: Said) -> Said:
+    assert said.code == 0, said.err
+    return said
+
+
+def test_a_run_ends_with_one_table_and_leaves_a_result_and_a_curve(
+    astarpo: Command, small_model: Path, tmp_path: Path
+) -> None:
+    said = finished(astarpo("train", "arithmetic", f"--policy.model={small_model}", "--updates=2", *SMALL))
+    rows = [line for line in said.out.splitlines() if "greedy" in line or "sampled" in line]
+    assert [("before" in row, "after" in row, "sampled" in row) for row in rows[:4]] == [
+        (True, False, False),
+        (False, False, True),
+        (False, True, False),
+        (False, False, True),
+    ]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("arithmetic-default-")
+    assert f"run    runs/{folder.name}" in said.out
+    assert f"curve  runs/{folder.name}/curve.png" in said.out
+    assert (folder / "curve.png").stat().st_size > 1000
+    assert "training: 2/2" in said.err
+
+
+def test_train_resume_evaluate_and_watch_as_json(astarpo: Command, small_model: Path) -> None:
+    trained = astarpo(
+        "train", "arithmetic", f"--policy.model={small_model}", "--updates=2", "--out=run", "--json", *SMALL
+    )
+    result = json.loads(finished(trained).out)
+    assert {"environment", "algorithm", "updates", "seconds", "before", "after"} <= set(result)
+    for when in ("before", "after"):
+        assert {"success", "success_low", "success_high", "score", "n", "sampled"} <= set(result[when])
+    assert (result["environment"], result["algorithm"], result["updates"]) == ("arithmetic", "grpo", 2)
+    assert json.loads(Path("run/result.json").read_text())["after"] == result["after"]
+
+    again = astarpo("train", "arithmetic", "--out=run", f"--policy.model={small_model}", *SMALL)
+    assert again.code == 2
+    assert "run holds a run already" in again.err
+    assert json.loads(Path("run/result.json").read_text())["updates"] == 2
+
+    other = astarpo("train", "countdown", "--resume", "run")
+    assert other.code == 2
+    assert "the run in run is one of 'arithmetic', not of 'countdown'" in other.err
+
+    resumed = json.loads(finished(astarpo("train", "--resume", "run", "--updates=3", "--json")).out)
+    assert resumed["updates"] == 3
+
+    seen = json.loads(finished(astarpo("evaluate", "run", "arithmetic", "--json")).out)
+    assert seen["success"] == resumed["after"]["success"]
+    assert seen["n"] == 6
+
+    best = finished(astarpo("evaluate", "run", "arithmetic", "--checkpoint=best", "--split=dev"))
+    assert "best of run" in best.out
+
+    watched = json.loads(finished(astarpo("play", "arithmetic", "--policy=run", "--json")).out)
+    assert watched["turns"][0]["observation"]
+    assert "score" in watched
+
+    shown = finished(astarpo("play", "arithmetic", "--policy=run"))
+    assert "ended: " in shown.out
+
+
+def test_a_dry_run_says_what_an_update_costs_and_leaves_nothing(
+    astarpo: Command, small_model: Path, tmp_path: Path
+) -> None:
+    said = finished(astarpo("train", "arithmetic", f"--policy.model={small_model}", "--dry-run", *SMALL))
+    assert "group_size: 2" in said.out
+    assert "2 tasks × 2 attempts = 4 episodes" in said.out
+    planned = json.loads(
+        finished(astarpo("train", "arithmetic", f"--policy.model={small_model}", "--dry-run", "--json", *SMALL)).out
+    )
+    assert planned["plan"]["episodes"] == 4
+    assert planned["settings"]["algorithm"]["group_size"] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_plays_the_reference_and_goes_on_where_it_stopped(astarpo: Command, small_model: Path) -> None:
+    command = ["values", "arithmetic", f"--policy.model={small_model}", "--algorithm=astar_po", "--out=table", "--json"]
+    few = ["--values.tasks=3", "--values.samples=2", "--rollout.reply_tokens=8", "--rollout.tasks_per_update=2"]
+    first = json.loads(finished(astarpo(*command, *few)).out)
+    assert first["plays"] == 6
+    assert json.loads(finished(astarpo(*command, *few)).out)["plays"] == 6
+    assert "plays of 3 tasks" in finished(astarpo(*[word for word in command if word != "--json"], *few)).out
+
+
+def test_values_of_an_algorithm_without_them_is_refused(astarpo: Command, small_model: Path, tmp_path: Path) -> None:
+    said = astarpo("values", "arithmetic", f"--policy.model={small_model}", "--algorithm=grpo")
+    assert said.code == 2
+    assert "grpo uses no V*" in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_says_how_to_go_on(small_model: Path, tmp_path: Path) -> None:
+    command = ["train", "arithmetic", f"--policy.model={small_model}", "--updates=10000", "--out=run", *SMALL]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "astarpo", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "checkpoints" / "000002").exists():
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "stopped. Go on with: astarpo train --resume run"
+    assert "Traceback" not in err
+    assert out == ""
