@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def test_another_process_makes_the_same_world() -> None:
     for hash_seed in ("1", "2"):
         there = subprocess.run(
             [sys.executable, "-c", DIGEST],
-            env={"PYTHONHASHSEED": hash_seed},
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
             check=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from astarpo.environments.base import Environment
 from astarpo.environments.webshop import Webshop, WebshopSettings
 from astarpo.environments.webshop.environment import LEVELS, split_of
+from astarpo.environments.webshop.generate import generate
 from astarpo.environments.webshop.rewards import MODES
 from astarpo.errors import DataError, EnvironmentContractError, SettingsError
 from astarpo.plugins import find
@@ -58,7 +61,11 @@ def test_another_process_deals_the_same_ids() -> None:
     code = "from astarpo.environments.webshop import *; print(Webshop(WebshopSettings(products=200)).ids('dev'))"
     for hash_seed in ("1", "2"):
         told = subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert told.stdout.strip() == str(SHOP.ids("dev"))
 
@@ -92,6 +99,19 @@ def test_no_offered_goal_of_the_real_catalogue_is_out_of_reach(webshop_small: Pa
         assert play(shop, id, shop.task(id).solution() or [])[-1].success
 
 
+def test_a_goal_that_its_own_product_does_not_meet_is_listed_and_not_offered(tmp_path: Path) -> None:
+    items, told, _ = generate(40, 0)
+    ids = {split: Webshop(WebshopSettings(products=40)).ids(split) for split in SPLITS}
+    lost = asin_of(ids["train"][0])
+    told[lost]["instruction_attributes"] = ["woven from moonlight"]
+    (tmp_path / "items_shuffle.json").write_text(json.dumps(items))
+    (tmp_path / "items_ins_v2.json").write_text(json.dumps(told))
+    shop = Webshop(WebshopSettings(catalogue=tmp_path))
+    assert {asin_of(id) for id in shop.unreachable("train")} == {lost}
+    assert lost not in {asin_of(id) for id in shop.ids("train")}
+    assert len(shop.ids("train")) + len(shop.unreachable("train")) == len(ids["train"])
+
+
 def test_the_originals_faults_put_goals_out_of_reach(webshop_small: Path) -> None:
     shop = Webshop(WebshopSettings(catalogue=webshop_small, fidelity="original"))
     lost = [id for split in SPLITS for id in shop.unreachable(split)]
@@ -122,13 +142,20 @@ def test_small_shops_hold_the_products_they_say_and_goals_of_those_alone() -> No
 
 
 def test_instruction_levels_rise() -> None:
-    shop = BIG
-    for id in shop.ids("train", "simple"):
-        assert len(shop.goal(id).attributes) == 1
-        assert shop.goal(id).options == ()
-    counts = [len(shop.ids("train", level)) for level in ("simple", "medium", "all")]
+    for id in BIG.ids("train", "simple"):
+        assert len(BIG.goal(id).attributes) <= 2
+        assert BIG.goal(id).options == ()
+    for id in BIG.ids("train", "medium"):
+        assert len(BIG.goal(id).attributes) <= 3
+        assert len(BIG.goal(id).options) <= 1
+    counts = [len(BIG.ids("train", level)) for level in ("simple", "medium", "all")]
     assert counts == sorted(set(counts))
-    assert counts[-1] == len(shop.ids("train"))
+    assert counts[-1] == len(BIG.ids("train"))
+
+
+def test_every_level_of_the_real_catalogue_has_tasks(webshop_small: Path) -> None:
+    shop = Webshop(WebshopSettings(catalogue=webshop_small))
+    assert all(len(shop.ids("train", level)) >= 50 for level in LEVELS)
 
 
 @pytest.mark.parametrize("level", LEVELS)

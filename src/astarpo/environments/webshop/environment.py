@@ -278,8 +278,13 @@ def _shuffled(asin: str) -> str:
 
 
 def _easy_enough(goal: Goal, level: str) -> bool:
-    if level == "simple":
-        return len(goal.attributes) == 1 and not goal.options
-    if level == "medium":
-        return len(goal.attributes) <= 2 and len(goal.options) <= 1
+    """Simple: at most two attributes and no options. Medium: at most three and one."""
+    if level in _MOST:
+        attributes, options = _MOST[level]
+        return len(goal.attributes) <= attributes and len(goal.options) <= options
     return True
+
+
+_MOST = {"simple": (2, 0), "medium": (3, 1)}
+"""Level to the most attributes and options that an instruction of it has. The real catalogue asks for two or more
+attributes almost always, so one would leave its simplest level empty."""
