@@ -39,6 +39,7 @@ ENVIRONMENT = Countdown(CountdownSettings())
         ("((((7))))", 7),
         ("3-5", -2),
         ("007", 7),
+        ("+".join(["(1)"] * (MAX_DEPTH + 5)), MAX_DEPTH + 5),
     ],
 )
 def test_expressions_have_their_usual_value(text: str, value: int) -> None:
