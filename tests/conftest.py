@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run one to a core; small matrices gain nothing from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -19,4 +22,22 @@ def webshop_small() -> Path:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of 8,000 parameters that answers easy arithmetic with a number, seldom the right one."""
+    from astarpo.warm_start import Recipe, warm_start
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    recipe = {
+        "environment": {"name": "arithmetic", "level": "easy"},
+        "tasks": 500,
+        "architecture": {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "context": 256, "vocabulary": 280},
+        "phases": [{"styles": {"direct": 1}, "steps": 60, "batch": 16, "pool": 128, "learning_rate": 1e-2}],
+        "evaluation_tasks": 4,
+        "rollout": {"reply_tokens": 6},
+    }
+    warm_start(Recipe.parse(recipe), folder)
     return folder

@@ -75,7 +75,7 @@ class Chat:
         _, tail = _around(_render(tokenizer, said, prompt=False), _SAID)
         whole = _render(tokenizer, [*said, _user(_MESSAGE)], prompt=True)
         _, rest = _around(whole, _SAID)
-        if not rest.startswith(tail):
+        if not rest.startswith(tail) or not whole.startswith(before + "x"):
             raise DataError(
                 "the chat template rewrites earlier messages when later ones follow; ids cannot be appended."
             )

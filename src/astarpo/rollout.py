@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from astarpo.environments.base import Environment, EnvironmentSettings, Task, solved
 from astarpo.environments.rewards import RewardMode
-from astarpo.errors import EnvironmentContractError
+from astarpo.errors import AstarpoError, EnvironmentContractError
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import RolloutSettings
 from astarpo.types import Ended, Episode, Step, Turn
@@ -94,7 +94,7 @@ def _together(
     going: dict[int, _Open] = {}
     done: dict[int, Episode] = {}
     for slot, play in enumerate(plays):
-        task = environment.task(play.task)
+        task = _task(environment, play.task)
         observation = _start(task)
         going[slot] = _Open(play, task, observation, policy.chat.first(observation, rules))
     too_long = [slot for slot, one in going.items() if len(one.observation_ids) >= rollout.episode_tokens]
@@ -136,6 +136,18 @@ def _together(
     return [done[slot] for slot in range(len(plays))]
 
 
+def _task(environment: Environment[EnvironmentSettings], id: str) -> Task:
+    try:
+        return environment.task(id)
+    except AstarpoError:
+        raise
+    except Exception as error:
+        raise EnvironmentContractError(
+            f"{environment.settings.name} raised {type(error).__name__}: {error} when it was asked for task {id!r}: "
+            "every id it lists must be playable."
+        ) from error
+
+
 def _start(task: Task) -> str:
     try:
         return task.start()
@@ -147,14 +159,21 @@ def _start(task: Task) -> str:
 
 def _step(task: Task, reply: str) -> Step:
     try:
-        return task.step(reply)
-    except EnvironmentContractError:
+        step = task.step(reply)
+    except AstarpoError:
         raise
     except Exception as error:
         raise EnvironmentContractError(
             f"task {task.id!r} raised {type(error).__name__}: {error} on the reply {reply[:80]!r}; any reply is legal, "
             "answer a bad one in words."
         ) from error
+    if not isinstance(step, Step) or not math.isfinite(step.reward):
+        answered = f"reward {step.reward}" if isinstance(step, Step) else repr(step)
+        raise EnvironmentContractError(
+            f"task {task.id!r} answered the reply {reply[:80]!r} with {answered}: an answer is a Step with a finite "
+            "reward."
+        )
+    return step
 
 
 def _finish(
@@ -167,7 +186,13 @@ def _finish(
 ) -> Episode:
     steps = [turn.step for turn in one.turns]
     success = solved(steps)
-    rewards = reward(steps, success)
+    try:
+        rewards = reward(steps, success)
+    except Exception as error:
+        raise EnvironmentContractError(
+            f"the reward mode of {environment.settings.name} raised {type(error).__name__}: {error} on an episode of "
+            f"task {one.play.task!r}: it must take any finished episode."
+        ) from error
     if len(rewards) != len(steps) or not all(math.isfinite(value) for value in rewards):
         raise EnvironmentContractError(
             f"reward of task {one.play.task!r} must be one finite number a turn, got {rewards} for {len(steps)} turns."

@@ -114,7 +114,7 @@ class HuggingFacePolicy:
     def next_logits(self, ids: Tensor, last: Tensor, cache: SlotCache, active: Tensor) -> Tensor:
         """Run `ids` [n, q] on rows `active`; logits [n, V] at each row's position `last` [n]."""
         positions, mask = cache.begin(active, ids.shape[1])
-        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": self._mask(mask, positions)}
         rows = torch.arange(len(ids), device=ids.device)
         if not self._split_head:
             out: Tensor = self.model(**given, past_key_values=cache, use_cache=True).logits
@@ -122,6 +122,25 @@ class HuggingFacePolicy:
         hidden = self.model.get_decoder()(**given, past_key_values=cache, use_cache=True).last_hidden_state
         logits: Tensor = self.model.get_output_embeddings()(hidden[rows, last])
         return logits.float()
+
+    def _mask(self, allowed: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+        """`allowed` [n, 1, q, seen] as this model reads it: a ready mask is taken as it is, whatever layers look at.
+
+        Layers with a sliding window look at the last `window` positions only; a model that has both kinds of layers
+        takes both masks. Attention other than PyTorch's own adds the mask instead of selecting by it.
+        """
+        config = self.model.config.get_text_config()
+        window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None) or ()
+        near = allowed
+        if window is not None:
+            reach = torch.arange(allowed.shape[-1], device=allowed.device)
+            near = allowed & (reach > positions[:, None, :, None] - window)
+        masks = {"full_attention": allowed, "sliding_attention": near}
+        if config._attn_implementation != "sdpa":
+            masks = {kind: _additive(mask, self.model.dtype) for kind, mask in masks.items()}
+        if "sliding_attention" in kinds:
+            return masks
+        return masks["full_attention" if kinds else "sliding_attention"]
 
 
 class Slots:
@@ -241,6 +260,10 @@ def _generator(key: tuple[int, ...]) -> np.random.Generator:
     """Randomness that belongs to one conversation: a counter-based generator under its own key."""
     state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(2, np.uint64)
     return np.random.Generator(np.random.Philox(key=state))
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def _scatter(values: Tensor, place: Tensor, batch: Batch) -> Tensor:

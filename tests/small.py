@@ -1,0 +1,140 @@
+"""Small real things for tests: a model of a few thousand parameters, an environment that keeps its word, a short run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerFast
+
+from astarpo.environments.base import Environment, EnvironmentSettings
+from astarpo.environments.rewards import RewardMode, score, success
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.tiny.build import Architecture, build_model, build_tokenizer
+from astarpo.run import Run, merge
+from astarpo.types import Ended, Split, Step
+
+ARCHITECTURE = Architecture(width=16, layers=2, heads=2, feed_forward=32, context=512, vocabulary=300)
+
+
+@cache
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """260 tokens of bytes and controls, and forty merges."""
+    return build_tokenizer(["12+34=46", "the answer is 7", "search click buy now", "talk talk about it"] * 4, 300)
+
+
+def small_policy(seed: int = 0, stops: int = 0, scale: float = 4.0) -> HuggingFacePolicy:
+    """A random Qwen2.
+
+    Args:
+        seed: of the weights.
+        stops: ids that also end a reply, beside the end token: a random model samples one of 260 too seldom.
+        scale: the embeddings are multiplied by it: distributions that are far from uniform show more mistakes.
+    """
+    tokenizer = small_tokenizer()
+    model = build_model(ARCHITECTURE, tokenizer, seed)
+    model.get_input_embeddings().weight.data.mul_(scale)
+    model.generation_config.eos_token_id = [int(tokenizer.eos_token_id), *range(10, 10 + stops)]
+    return HuggingFacePolicy(model.eval(), tokenizer, rules=False, name="small")
+
+
+class TalkSettings(EnvironmentSettings):
+    """Settings of `Talk`."""
+
+    name: str = Field("small.Talk", description="which environment")
+    max_turns: int = Field(3, ge=1, description="turns after which an episode is stopped")
+    long: int = Field(400, ge=1, description="letters of the long observation")
+
+
+class TalkTask:
+    """`answered/2` ends at turn 2 as answered; `chatty/1` goes on for ever; other words plant a fault at that turn."""
+
+    def __init__(self, id: str, long: int) -> None:
+        self.id = id
+        self._word, turns = id.split("/")[:2]
+        self._last, self._long = int(turns), long
+        self._turn = 0
+
+    def start(self) -> str:
+        """The id itself."""
+        if self._word == "raise_at_start":
+            raise RuntimeError("no chalk")
+        return f"talk about {self.id}"
+
+    def step(self, action: str) -> Step:
+        """Says how long the reply was, until the turn in the id."""
+        self._turn += 1
+        going_on = Step(f"you said {len(action)} letters", valid=len(action) % 2 == 0, info={"letters": len(action)})
+        if self._word == "chatty" or self._turn < self._last:
+            return going_on
+        if self._word == "raise":
+            raise RuntimeError("the blackboard fell down")
+        if self._word == "nothing":
+            return None  # type: ignore[return-value]
+        if self._word == "nan":
+            return Step(reward=float("nan"), ended=Ended.ANSWERED)
+        if self._word == "long":
+            return Step("a" * self._long)
+        return Step("bye", reward=float(len(action) % 3 == 0), ended=Ended(self._word))
+
+    def solution(self) -> None:
+        """None is known."""
+
+
+def nothing_finite(steps: Sequence[Step], success: bool) -> list[float]:
+    """A reward mode that broke."""
+    return [float("nan")] * len(steps)
+
+
+def one_too_few(steps: Sequence[Step], success: bool) -> list[float]:
+    """A reward mode that forgot a turn."""
+    return [0.0] * (len(steps) - 1)
+
+
+def raising(steps: Sequence[Step], success: bool) -> list[float]:
+    """A reward mode that raises."""
+    raise ZeroDivisionError("division by zero")
+
+
+class Talk(Environment[TalkSettings]):
+    """Any reply is taken; what happens when is in the task's id."""
+
+    Settings = TalkSettings
+    rewards: ClassVar[Mapping[str, RewardMode]] = {
+        "score": score,
+        "success": success,
+        "nothing_finite": nothing_finite,
+        "one_too_few": one_too_few,
+        "raising": raising,
+    }
+
+    def ids(self, split: Split, level: str | None = None) -> Sequence[str]:
+        """Ten tasks a split."""
+        return [f"{word}/{turns}/{split}" for word in ("answered", "finished") for turns in range(1, 6)]
+
+    def task(self, id: str) -> TalkTask:
+        """A fresh play of `id`."""
+        return TalkTask(id, self.settings.long)
+
+
+def talk(**settings: Any) -> Talk:
+    """The environment with these settings."""
+    return Talk(TalkSettings.parse({"name": "small.Talk", **settings}))
+
+
+def small_run(model: Path, **over: Any) -> Run:
+    """A run of three updates on arithmetic, over in about a second."""
+    base: dict[str, Any] = {
+        "environment": {"name": "arithmetic", "level": "easy", "reward": "partial"},
+        "algorithm": {"name": "grpo", "group_size": 4},
+        "policy": {"model": str(model), "device": "cpu"},
+        "rollout": {"tasks_per_update": 3, "reply_tokens": 6, "episode_tokens": 48},
+        "optimizer": {"learning_rate": 1e-3},
+        "evaluation": {"tasks": 6, "dev_tasks": 4, "every": 2},
+        "values": {"tasks": 12, "samples": 2},
+        "updates": 3,
+    }
+    return Run.build(merge(base, over))
