@@ -66,7 +66,7 @@ def _drawn(title: str, groups: Iterable[tuple[str, str, list[Line]]]) -> str:
             table.add_row(Text("--" + line.name, style="cyan"), Text.assemble(line.meaning + " ", (facts, "dim")))
         console.print(table)
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
 def sections(given: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Line]]]:
@@ -118,7 +118,9 @@ def _lines(prefix: str, settings: type[BaseModel], given: Mapping[str, Any]) -> 
             yield _line(f"{prefix}{dot}{name}", field, {name: given[name]} if name in given else {})
         else:
             below = given.get(name)
-            yield from _lines(f"{prefix}{dot}{name}", inner, below if isinstance(below, Mapping) else {})
+            # Settings in a list are given as one YAML list; their fields are explained one level in.
+            each = "[]" if get_origin(field.annotation) in (tuple, list) else ""
+            yield from _lines(f"{prefix}{dot}{name}{each}", inner, below if isinstance(below, Mapping) else {})
 
 
 def _line(name: str, field: FieldInfo, given: Mapping[str, Any]) -> Line:

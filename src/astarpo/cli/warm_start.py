@@ -96,7 +96,6 @@ class RecipeCommand(SettingsCommand):
         "tasks",
         "architecture",
         "phases",
-        "observation_weight",
         "seed",
         "evaluation_tasks",
         "rollout",
