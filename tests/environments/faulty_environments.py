@@ -155,6 +155,20 @@ class ConstantAnswer(Sound):
     actions, play = SHAKE, Shrugging
 
 
+class Closing(Boxes):
+    def other(self, name: str) -> Step:
+        if name != "shake":
+            return super().other(name)
+        self.opened = None
+        return Step("Done.")
+
+
+class TerseAnswer(Sound):
+    """Sound: an action is always answered alike, and does change what can be done next."""
+
+    actions, play = SHAKE, Closing
+
+
 class Unmoved(Boxes):
     last: str = ""
 

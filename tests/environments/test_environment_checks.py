@@ -112,6 +112,10 @@ def test_tasks_that_tell_no_solutions_are_a_warning_and_not_unreachable() -> Non
     assert "None of 10 tasks tells a solution" in report.findings[0].detail
 
 
+def test_an_action_that_says_little_and_changes_much_is_no_fault() -> None:
+    assert finding(built(faulty.TerseAnswer), "documented actions", quick=True).severity == "ok"
+
+
 def test_an_example_that_works_nowhere_and_an_empty_split_are_warnings() -> None:
     dull = finding(built(faulty.DullExample), "documented actions", quick=True)
     assert (dull.severity, "open[99]" in dull.detail) == ("warning", True)
