@@ -1,4 +1,4 @@
-"""Small real things for tests: a model of a few thousand parameters, an environment that keeps its word, a short run."""
+"""Small real things for tests: a model of a few thousand parameters, an environment, a run of a second."""
 
 from __future__ import annotations
 
@@ -84,17 +84,17 @@ class TalkTask:
         """None is known."""
 
 
-def nothing_finite(steps: Sequence[Step], success: bool) -> list[float]:
+def nothing_finite(steps: Sequence[Step], _success: bool) -> list[float]:
     """A reward mode that broke."""
     return [float("nan")] * len(steps)
 
 
-def one_too_few(steps: Sequence[Step], success: bool) -> list[float]:
+def one_too_few(steps: Sequence[Step], _success: bool) -> list[float]:
     """A reward mode that forgot a turn."""
     return [0.0] * (len(steps) - 1)
 
 
-def raising(steps: Sequence[Step], success: bool) -> list[float]:
+def raising(_steps: Sequence[Step], _success: bool) -> list[float]:
     """A reward mode that raises."""
     raise ZeroDivisionError("division by zero")
 
@@ -111,7 +111,7 @@ class Talk(Environment[TalkSettings]):
         "raising": raising,
     }
 
-    def ids(self, split: Split, level: str | None = None) -> Sequence[str]:
+    def ids(self, split: Split, level: str | None = None) -> Sequence[str]:  # noqa: ARG002
         """Ten tasks a split."""
         return [f"{word}/{turns}/{split}" for word in ("answered", "finished") for turns in range(1, 6)]
 

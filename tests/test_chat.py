@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import small_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from astarpo.chat import Chat
 from astarpo.errors import DataError
 from astarpo.policy.tiny.build import ACT, END, PAD, SEEN
+from small import small_tokenizer
 
 QWEN = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
@@ -100,7 +100,8 @@ def test_our_own_template_too() -> None:
 
 def test_rules_stand_before_the_first_observation_in_the_same_message() -> None:
     tokens = tokenizer(QWEN, ["<|im_start|>", "<|im_end|>"], "<|im_end|>")
-    assert Chat.of(tokens).first("what is it?", rules="answer this") == whole(tokens, ["answer this\n\nwhat is it?"], [])
+    expected = whole(tokens, ["answer this\n\nwhat is it?"], [])
+    assert Chat.of(tokens).first("what is it?", rules="answer this") == expected
 
 
 @pytest.mark.parametrize("token", [PAD, END, SEEN, ACT])
@@ -124,9 +125,7 @@ def test_any_text_survives_encoding_and_decoding(text: str) -> None:
 def test_an_observation_costs_the_same_ids_wherever_it_stands(before: str, text: str) -> None:
     chat = Chat.of(small_tokenizer())
     assert chat.next(text) == [*chat.before_next, *chat.encode(text), *chat.after_next]
-    assert chat.first(before)[len(chat.before_first) : len(chat.before_first) + len(chat.encode(before))] == chat.encode(
-        before
-    )
+    assert chat.first(before) == [*chat.before_first, *chat.encode(before), *chat.after_first]
 
 
 def test_a_reply_is_decoded_without_its_stop_token_and_nothing_else_is_lost() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from small import small_policy, small_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from astarpo.policy.huggingface import HuggingFacePolicy, Slots, choose
+from small import small_policy, small_tokenizer
 
 SIZE: dict[str, Any] = {
     "vocab_size": 300,

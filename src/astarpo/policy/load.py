@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from astarpo.errors import DataError, SettingsError
@@ -35,11 +36,19 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
     # transformers shows a bar for 0.3 M parameters; progress is ours to show.
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, settings.dtype))
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        tokenizer = _tokenizer(where)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            where, dtype=getattr(torch, settings.dtype), output_loading_info=True
+        )
+    except Exception as error:  # the tokenizers and safetensors libraries raise bare exceptions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"cannot load the model {settings.model!r}: {first}") from error
+    if info["missing_keys"]:
+        # transformers fills them with random numbers and goes on.
+        raise DataError(
+            f"cannot load the model {settings.model!r}: its files lack {len(info['missing_keys'])} tensors, such as "
+            f"{sorted(info['missing_keys'])[0]!r}; they are cut short or of another architecture."
+        )
     device = _device(settings.device)
     rules = settings.rules if settings.rules is not None else not (embedded or _says_embedded(Path(where)))
     model.to(device)  # type: ignore[arg-type]
@@ -56,6 +65,14 @@ def _embedded(model: str, environment: str) -> Path:
             f"there is no embedded model {model!r} for {environment}: known: {', '.join(tiny.shipped())}."
         )
     return found
+
+
+def _tokenizer(where: str) -> Any:
+    # For a Qwen2, AutoTokenizer keeps vocabulary and merges and puts Qwen's own splitting and NFC normalisation around
+    # them, whatever tokenizer.json says: other ids than those the embedded model was trained on, and not lossless.
+    if _says_embedded(Path(where)):
+        return PreTrainedTokenizerFast.from_pretrained(where)
+    return AutoTokenizer.from_pretrained(where)
 
 
 def _check_folder(where: str) -> None:
