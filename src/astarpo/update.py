@@ -32,6 +32,9 @@ def backward(
     """
     teacher = reference if algorithm.needs.exact_kl else None
     policy.model.zero_grad(set_to_none=True)
+    idle = algorithm.idle(batch)
+    if bool(idle.any()) and not bool(idle.all()):
+        return _without(idle, policy, batch, algorithm)
     if int(batch.lengths.max()) * batch.size <= tokens:
         scored = policy.log_probs(batch, reference=teacher, tokens=PASS_TOKENS)
         loss, metrics = algorithm.loss(scored, batch)
@@ -62,6 +65,23 @@ def backward(
                     grads.append(leaf.grad[rows][:, : out.shape[1]])
             torch.autograd.backward(outs, grads)
     return _complete(metrics, loss, first, batch)
+
+
+def _without(
+    idle: Tensor, policy: HuggingFacePolicy, batch: Batch, algorithm: Algorithm[Any]
+) -> dict[str, float]:
+    """`backward` where the episodes `idle` [B] have no gradient: only the others are scored. The gradient is the same."""
+    rows = (~idle).nonzero()[:, 0]
+    part = _rows(batch, rows)
+    width = part.tokens.shape[1]
+    scored = policy.log_probs(part, tokens=PASS_TOKENS)
+    logp, entropy = batch.behaviour_logp.clone(), torch.zeros_like(batch.behaviour_logp)
+    place = (rows[:, None], torch.arange(width, device=rows.device)[None, :])
+    whole = Scored(logp=logp.index_put(place, scored.logp), entropy=entropy.index_put(place, scored.entropy))
+    loss, metrics = algorithm.loss(whole, batch)
+    if not metrics.get("signal/skipped"):
+        loss.backward()  # type: ignore[no-untyped-call]
+    return _complete(metrics, loss, scored, part)
 
 
 def step(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, update: int, updates: int) -> dict[str, float]:

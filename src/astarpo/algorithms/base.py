@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -58,6 +59,13 @@ class Algorithm(ABC, Generic[S]):
         An update without any signal returns a loss whose gradient is zero and says so in the metric
         `signal/skipped` (1.0), so that the trainer leaves the weights alone.
         """
+
+    def idle(self, batch: Batch) -> Tensor:
+        """[B] bool: episodes whose gradient is zero whatever the policy says of them, so that nobody need score them.
+
+        In `loss` their log-probs are then the behaviour's, their entropy 0, and they still count as episodes.
+        """
+        return torch.zeros_like(batch.success, dtype=torch.bool)
 
     def state(self) -> dict[str, Any]:
         """What must be kept in a checkpoint (moving averages and the like), as JSON values."""

@@ -77,6 +77,13 @@ class GRPO(Algorithm[GRPOSettings]):
         """Two attempts at each task; the reference when the KL is on."""
         return needs(self.settings, group_size=2)
 
+    def idle(self, batch: Batch) -> Tensor:
+        """Episodes of groups that all earned the same, unless a KL or entropy term reaches them. See the base class."""
+        own = self.settings
+        if own.kl_coef or own.entropy_coef:
+            return super().idle(batch)
+        return group_centred(batch.reward, batch.task) == 0
+
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Clipped surrogate, KL and entropy terms. See `Algorithm.loss`."""
         own = self.settings
