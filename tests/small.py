@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from astarpo.algorithms.base import Algorithm, AlgorithmSettings, Needs
+from astarpo.batch import Batch, Scored
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.environments.rewards import RewardMode, score, success
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -35,7 +39,7 @@ def small_policy(seed: int = 0, stops: int = 0, scale: float = 4.0) -> HuggingFa
         scale: the embeddings are multiplied by it: distributions that are far from uniform show more mistakes.
     """
     tokenizer = small_tokenizer()
-    model = build_model(ARCHITECTURE, tokenizer, seed)
+    model: Any = build_model(ARCHITECTURE, tokenizer, seed)
     model.get_input_embeddings().weight.data.mul_(scale)
     model.generation_config.eos_token_id = [int(tokenizer.eos_token_id), *range(10, 10 + stops)]
     return HuggingFacePolicy(model.eval(), tokenizer, rules=False, name="small")
@@ -125,6 +129,27 @@ def talk(**settings: Any) -> Talk:
     return Talk(TalkSettings.parse({"name": "small.Talk", **settings}))
 
 
+class ExplodesSettings(AlgorithmSettings):
+    """Settings of `Explodes`."""
+
+    name: str = Field("small.Explodes", description="which algorithm")
+
+
+class Explodes(Algorithm[ExplodesSettings]):
+    """A loss without a finite gradient."""
+
+    Settings = ExplodesSettings
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs()
+
+    def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Infinity times the log-probs."""
+        return (scored.logp[batch.acted] * math.inf).sum(), {}
+
+
 def small_run(model: Path, **over: Any) -> Run:
     """A run of three updates on arithmetic, over in about a second."""
     base: dict[str, Any] = {
@@ -134,7 +159,7 @@ def small_run(model: Path, **over: Any) -> Run:
         "rollout": {"tasks_per_update": 3, "reply_tokens": 6, "episode_tokens": 48},
         "optimizer": {"learning_rate": 1e-3},
         "evaluation": {"tasks": 6, "dev_tasks": 4, "every": 2},
-        "values": {"tasks": 12, "samples": 2},
+        "values": {"tasks": 12},
         "updates": 3,
     }
     return Run.build(merge(base, over))

@@ -67,10 +67,8 @@ def backward(
     return _complete(metrics, loss, first, batch)
 
 
-def _without(
-    idle: Tensor, policy: HuggingFacePolicy, batch: Batch, algorithm: Algorithm[Any]
-) -> dict[str, float]:
-    """`backward` where the episodes `idle` [B] have no gradient: only the others are scored. The gradient is the same."""
+def _without(idle: Tensor, policy: HuggingFacePolicy, batch: Batch, algorithm: Algorithm[Any]) -> dict[str, float]:
+    """`backward` where the episodes `idle` [B] have no gradient: only the others are scored, with the same result."""
     rows = (~idle).nonzero()[:, 0]
     part = _rows(batch, rows)
     width = part.tokens.shape[1]

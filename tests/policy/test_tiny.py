@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -44,7 +46,8 @@ def test_the_seed_decides_the_weights_and_leaves_torch_s_own_dice_alone() -> Non
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    one, two, other = (build_model(ARCHITECTURE, small_tokenizer(), seed) for seed in (1, 1, 2))
+    models: list[Any] = [build_model(ARCHITECTURE, small_tokenizer(), seed) for seed in (1, 1, 2)]
+    one, two, other = models
     assert torch.equal(torch.rand(3), expected)
     same = zip(one.parameters(), two.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)

@@ -46,10 +46,10 @@ class EnvironmentSettings(Settings):
     max_turns: int = Field(1, ge=1, le=1000, description="turns after which an episode is stopped")
 
 
-S = TypeVar("S", bound=EnvironmentSettings)
+S_co = TypeVar("S_co", bound=EnvironmentSettings, covariant=True)
 
 
-class Environment(ABC, Generic[S]):
+class Environment(ABC, Generic[S_co]):
     """Makes tasks. Holds what tasks share (a catalogue, an index); tasks hold what one episode changes."""
 
     Settings: ClassVar[type[EnvironmentSettings]]
@@ -60,7 +60,7 @@ class Environment(ABC, Generic[S]):
     styles: ClassVar[tuple[str, ...]] = ()
     """Scripted players that `demonstrate` can imitate."""
 
-    def __init__(self, settings: S) -> None:
+    def __init__(self, settings: S_co) -> None:
         self.settings = settings
 
     @abstractmethod

@@ -37,12 +37,13 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = _tokenizer(where)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, dtype=getattr(torch, settings.dtype), output_loading_info=True
         )
     except Exception as error:  # the tokenizers and safetensors libraries raise bare exceptions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"cannot load the model {settings.model!r}: {first}") from error
+    model, info = loaded
     if info["missing_keys"]:
         # transformers fills them with random numbers and goes on.
         raise DataError(
@@ -51,7 +52,7 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
         )
     device = _device(settings.device)
     rules = settings.rules if settings.rules is not None else not (embedded or _says_embedded(Path(where)))
-    model.to(device)  # type: ignore[arg-type]
+    model.to(device)
     return HuggingFacePolicy(model.eval(), tokenizer, rules=rules, name=settings.model)
 
 
