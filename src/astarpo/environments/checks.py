@@ -162,10 +162,14 @@ class _Look:
         return ""
 
     @cached_property
+    def played(self) -> list[Play]:
+        """The solution plays that raised nothing."""
+        return [each.played for each in self.solutions if each.played.raised is None]
+
+    @cached_property
     def paths(self) -> list[Play]:
-        """A few of the longest solution plays that raised nothing; the states along them are where checks look."""
-        played = [each.played for each in self.solutions if each.played.raised is None]
-        return sorted(played, key=lambda each: -len(each.actions))[: 3 if self.quick else 6]
+        """A few of the longest of them; the states along them are where checks look."""
+        return sorted(self.played, key=lambda each: -len(each.actions))[: 3 if self.quick else 6]
 
     def states(self) -> list[tuple[Play, int]]:
         """Every state along the paths before the end: a play, and how many of its actions have been made."""
@@ -235,14 +239,19 @@ def _documented_actions(look: _Look) -> Finding:
         idle = [literal for literal in literals if not seen[literal].effective]
         detours = [(path, (*path.actions[:turn], way)) for path, turn in look.states() for way in useful]
         _try(look, [(path, before, literal) for path, before in detours for literal in idle], seen)
+    idle = [literal for literal in literals if not seen[literal].effective]
+    if idle:
+        # What only a few tasks have, such as a second page of results, need not be on the longest paths.
+        states = [(path, path.actions[:turn]) for path in look.played for turn in range(len(path.actions))]
+        _try(look, [(path, before, literal) for path, before in states for literal in idle], seen)
     dead = [what for what in (*known, *sorted(words | (written - placeholders - examples))) if not seen[what].effective]
     dull = [what for what in sorted(examples - words) if not seen[what].effective and what.split("[")[0] not in dead]
     numbers = {"documented": len(seen), "without_effect": len(dead)}
     if dead:
-        detail = f"Documented actions do nothing anywhere along {len(look.paths)} solutions: {', '.join(dead)}."
+        detail = f"Documented actions do nothing anywhere along {len(look.played)} solutions: {', '.join(dead)}."
         return Finding(name, "error", detail, numbers)
     if dull:
-        detail = f"Examples in the prompt do nothing anywhere along {len(look.paths)} solutions: {', '.join(dull)}."
+        detail = f"Examples in the prompt do nothing anywhere along {len(look.played)} solutions: {', '.join(dull)}."
         return Finding(name, "warning", detail, numbers)
     return Finding(name, "ok", f"All {len(seen)} documented actions and examples do something.", numbers)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astarpo.environments.base import Environment
+from astarpo.environments.checks import check_environment
+from astarpo.environments.grammar import Grammar
 from astarpo.environments.webshop import Webshop, WebshopSettings
+from astarpo.environments.webshop.compact import WORDS
 from astarpo.environments.webshop.environment import LEVELS, split_of
 from astarpo.environments.webshop.generate import generate
 from astarpo.environments.webshop.rewards import MODES
@@ -240,6 +244,38 @@ def test_every_action_that_the_prompt_documents_does_something() -> None:
     steps = play(SHOP, id, ["search[certified]", "click[1]", "click[buy]"])
     assert [step.info["kind"] for step in steps] == ["search", "click", "buy"]
     assert all(step.valid for step in steps)
+
+
+class Carts(Webshop):
+    """A shop whose prompt names a link that no page has."""
+
+    @property
+    def grammar(self) -> Grammar:
+        search, click = super().grammar.actions
+        return Grammar((search, replace(click, words=(*click.words, "cart"))))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_check_tries_every_link_word_of_the_prompt_and_finds_a_dead_one(quick: bool) -> None:
+    settings = WebshopSettings(products=60)
+    assert Webshop(settings).grammar.actions[1].words == tuple(WORDS)
+    sound, planted = (check_environment(kind(settings), tasks=10, quick=quick).findings[1] for kind in (Webshop, Carts))
+    assert (sound.name, sound.severity) == ("documented actions", "ok")
+    assert planted.severity == "error"
+    assert planted.detail.endswith(" solutions: click[cart].")
+
+
+@pytest.mark.parametrize("products", [3, 10, 20])
+def test_a_shop_too_small_for_a_second_page_documents_no_next(products: int) -> None:
+    shop = Webshop(WebshopSettings(products=products))
+    assert set(WORDS) - set(shop.grammar.actions[1].words) == {"next"}
+    assert not check_environment(shop, tasks=10, quick=True).refuse
+
+
+def test_check_finds_a_word_that_only_tasks_with_short_solutions_can_use() -> None:
+    # In this shop no search along the three longest solutions fills a second page; others do.
+    shop = Webshop(WebshopSettings(products=60, catalogue_seed=9))
+    assert check_environment(shop, quick=True).findings[1].severity == "ok"
 
 
 def test_a_purchase_reports_the_parts_of_its_score() -> None:

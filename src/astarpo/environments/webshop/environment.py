@@ -34,13 +34,10 @@ INSTRUCTIONS = ("simple", "medium", "all")
 LEVELS = (*SMALL_SHOPS, "products-all", *INSTRUCTIONS)
 
 SEARCH = Action("search", "words", "looks for products, on any page", "red cotton shirt")
-GRAMMARS = {
-    True: Grammar(
-        (SEARCH, Action("click", "link", "follows a link of the page: its number, its word, or its label in full", "1"))
-    ),
-    False: Grammar((SEARCH, Action("click", "label", "presses a button, an option or a product's code", "buy now"))),
-}
-"""By whether the view is compact."""
+LABEL = Action("click", "label", "presses a button, an option or a product's code", "buy now")
+LINK = Action("click", "link", "follows a link of the page: its number, its word, or its label in full", "1")
+SEVERAL_PAGES = 50
+"""Products from which on some goal's search fills more than a page. Smaller shops are told of no `next`."""
 
 
 class WebshopSettings(EnvironmentSettings):
@@ -131,15 +128,18 @@ class Webshop(Environment[WebshopSettings]):
 
     @property
     def grammar(self) -> Grammar:
-        return GRAMMARS[self.settings.observation == "compact"]
+        if self.settings.observation != "compact":
+            return Grammar((SEARCH, LABEL))
+        several = len(self.products) >= SEVERAL_PAGES
+        words = tuple(word for word in compact.WORDS if several or word != "next")
+        return Grammar((SEARCH, replace(LINK, words=words)))
 
     def prompt(self) -> str:
         task = (
             "You are shopping. Find a product that is what the instruction asks for, below its price limit; "
             "choose the options it names, then buy."
         )
-        links = "" if self.settings.observation != "compact" else f"\nThe words are: {', '.join(compact.WORDS)}."
-        return f"{task}\n{self.grammar.describe()}{links}"
+        return f"{task}\n{self.grammar.describe()}"
 
     def demonstrate(self, id: str, style: str, seed: int) -> list[str]:
         """Replies of a scripted shopper. They are the same for every `seed`: the shoppers do not gamble."""
