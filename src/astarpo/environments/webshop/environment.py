@@ -23,7 +23,7 @@ from astarpo.environments.webshop.rewards import MODES
 from astarpo.environments.webshop.scripts import SHOPPERS
 from astarpo.environments.webshop.search import Index
 from astarpo.environments.webshop.session import Session, Shop
-from astarpo.environments.webshop.task import WebshopTask, wanted_label
+from astarpo.environments.webshop.task import WebshopTask, asked, wanted_label
 from astarpo.errors import DataError, EnvironmentContractError
 from astarpo.types import SPLITS, Split
 
@@ -102,7 +102,10 @@ class Webshop(Environment[WebshopSettings]):
         self._ids: dict[tuple[Split, str], tuple[str, ...]] = {}
 
     def ids(self, split: Split, level: str | None = None) -> Sequence[str]:
-        """Round by round: first one goal of every product, then a second of every product that has one, and so on."""
+        """Round by round: first one goal of every product, then a second of every product that has one, and so on.
+
+        A goal of a train product whose instruction reads like that of a dev or test task is no train task, at no level.
+        """
         level = level or ""
         if level and level not in LEVELS:
             raise EnvironmentContractError(f"webshop has no level {level!r}: known: {', '.join(LEVELS)}.")
@@ -200,7 +203,8 @@ class Webshop(Environment[WebshopSettings]):
             if asin in kept and split_of(asin) == split:
                 hand = [e for e in self._entries[asin] if _easy_enough(e.goal, level) and self._offered(e.goal)]
                 random.Random(f"goals of {asin}").shuffle(hand)
-                hands.append((asin, hand))
+                # Left out after shuffling, so that the others keep their order.
+                hands.append((asin, [e for e in hand if split != "train" or asked(e.goal) not in self._held_out]))
         rounds = max((len(hand) for _, hand in hands), default=0)
         return [
             self._id(level, asin, hand[round_].number)
@@ -212,6 +216,17 @@ class Webshop(Environment[WebshopSettings]):
     def _offered(self, goal: Goal) -> bool:
         """Whether the goal's own product earns the full reward. In the original some do not; it offers them anyway."""
         return self.settings.fidelity == "original" or self._reachable(goal)
+
+    @cached_property
+    def _held_out(self) -> frozenset[str]:
+        """What dev and test tasks ask for. Two products of different splits can come with the same instruction."""
+        return frozenset(
+            asked(entry.goal)
+            for asin, entries in self._entries.items()
+            if split_of(asin) != "train"
+            for entry in entries
+            if self._offered(entry.goal)
+        )
 
     def _reachable(self, goal: Goal) -> bool:
         shop, product = self._shop(""), self._by_asin[goal.asin]

@@ -8,6 +8,7 @@ from typing import Literal
 from astarpo.environments.grammar import Grammar
 from astarpo.environments.webshop import compact
 from astarpo.environments.webshop.catalogue import Product
+from astarpo.environments.webshop.goals import Goal
 from astarpo.environments.webshop.pages import observation
 from astarpo.environments.webshop.reward import ALIKE, normalize_color, token_set_ratio
 from astarpo.environments.webshop.rewards import POTENTIALS, SELECTED
@@ -106,7 +107,7 @@ class WebshopTask:
     def _start(self, mode: Mode) -> str:
         if mode != "compact":
             return observation(self.session, mode)
-        return f"{' '.join(self.session.goal.instruction.lower().split())}\n{compact.view(self.session)}"
+        return f"{asked(self.session.goal)}\n{compact.view(self.session)}"
 
     def _page(self) -> str:
         return compact.view(self.session) if self.mode == "compact" else observation(self.session, self.mode)
@@ -117,6 +118,11 @@ class WebshopTask:
     def _refuse(self, why: str) -> Step:
         info = {"kind": "invalid", "page": str(self.session.page), "potential": _potential(self.session)}
         return Step(f"{why}\n{self._page()}", valid=False, info=info)
+
+
+def asked(goal: Goal) -> str:
+    """The instruction as the compact view shows it: lower case, single spaces."""
+    return " ".join(goal.instruction.lower().split())
 
 
 def wanted_label(shop: Shop, product: Product, group: str, value: str) -> str:
