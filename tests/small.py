@@ -40,7 +40,7 @@ def small_policy(seed: int = 0, stops: int = 0, scale: float = 4.0) -> HuggingFa
     """
     tokenizer = small_tokenizer()
     model: Any = build_model(ARCHITECTURE, tokenizer, seed)
-    model.get_input_embeddings().weight.data.mul_(scale)
+    model.model.embed_tokens.weight.data.mul_(scale)
     model.generation_config.eos_token_id = [int(tokenizer.eos_token_id), *range(10, 10 + stops)]
     return HuggingFacePolicy(model.eval(), tokenizer, rules=False, name="small")
 

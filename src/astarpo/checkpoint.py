@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from astarpo.errors import RunError
 from astarpo.journal import RUN_VERSION, write_atomically
 from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.value_table import ValueTable
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Restored:
     Attributes:
         update: optimiser updates done.
         curriculum, algorithm: their states.
-        best: dev success of the best checkpoint so far, and its update.
+        best: dev success of the best checkpoint so far, and its update; -1 before the first evaluation on dev.
         seconds: training time before it.
     """
 
@@ -43,7 +44,13 @@ class Checkpoints:
         self.keep = keep
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, policy: HuggingFacePolicy, optimizer: torch.optim.Optimizer, state: Restored) -> Path:
+    def save(
+        self,
+        policy: HuggingFacePolicy,
+        optimizer: torch.optim.Optimizer,
+        state: Restored,
+        values: ValueTable | None = None,
+    ) -> Path:
         """Write one checkpoint. It appears under its own name only when it is whole.
 
         Raises:
@@ -67,16 +74,18 @@ class Checkpoints:
                 "seconds": state.seconds,
                 "optimizer": plain,
             }
+            if values is not None:
+                values.backup(making / "values.sqlite")
             (making / "state.json").write_text(json.dumps(facts), "utf-8")
             if target.exists():
                 shutil.rmtree(target)
             making.rename(target)
-        except (OSError, SafetensorError) as error:
+        except Exception as error:  # the tokenizers library raises bare exceptions where a disk is full
             shutil.rmtree(making, ignore_errors=True)
             raise RunError(
                 f"cannot write checkpoint {target}: {error}; make room, then go on with `train --resume`."
             ) from error
-        self._thin_out(state.best[1])
+        self._thin_out(state.best)
         return target
 
     def latest(self) -> Path:
@@ -86,8 +95,14 @@ class Checkpoints:
             raise RunError(f"{self.folder} holds no complete checkpoint: the run cannot be resumed; start it anew.")
         return found[0]
 
-    def restore(self, policy: HuggingFacePolicy, optimizer: torch.optim.Optimizer) -> Restored:
-        """Put weights and optimiser of the newest checkpoint back, and return the rest.
+    def exists(self) -> bool:
+        """Whether there is a checkpoint that is whole."""
+        return any(_whole(path) for path in self.folder.glob("[0-9]*"))
+
+    def restore(
+        self, policy: HuggingFacePolicy, optimizer: torch.optim.Optimizer, values: ValueTable | None = None
+    ) -> Restored:
+        """Put weights, optimiser and value table of the newest checkpoint back, and return the rest.
 
         Raises:
             RunError: none is whole, or it was written by another version.
@@ -104,6 +119,8 @@ class Checkpoints:
         if missing.unexpected_keys or set(missing.missing_keys) - tied:
             raise RunError(f"checkpoint {path} does not fit the model of this run: {missing}.")
         optimizer.load_state_dict(_unflatten(tensors, facts["optimizer"]))
+        if values is not None:
+            values.restore(path / "values.sqlite")
         policy.version = int(facts["update"])
         return Restored(
             update=int(facts["update"]),
@@ -113,10 +130,11 @@ class Checkpoints:
             seconds=float(facts["seconds"]),
         )
 
-    def _thin_out(self, best: int) -> None:
+    def _thin_out(self, best: tuple[float, int]) -> None:
+        success, update = best
         numbered = sorted(path for path in self.folder.glob("[0-9]*") if path.is_dir())
         for path in numbered[: -self.keep]:
-            if int(path.name) != best:
+            if success < 0 or int(path.name) != update:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -149,8 +167,9 @@ def model_folder(run: Path, which: str = "last") -> Path:
     latest = checkpoints.latest()
     if which == "last":
         return latest
-    best = checkpoints.folder / f"{int(read_state(latest)['best'][1]):06d}"
-    return best if _whole(best) else latest
+    success, update = read_state(latest)["best"]
+    best = checkpoints.folder / f"{int(update):06d}"
+    return best if success >= 0 and _whole(best) else latest
 
 
 def mark_run(folder: Path) -> None:

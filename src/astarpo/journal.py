@@ -3,7 +3,7 @@
 settings.yaml            every setting of the run
 metrics.jsonl            one line an update; evaluations on dev are lines of their own
 episodes/000012.jsonl.gz the episodes of update 12, one a line, under a versioned schema
-checkpoints/000012/      weights, optimiser, curriculum and algorithm after 12 updates
+checkpoints/000012/      weights, optimiser, curriculum, algorithm and value table after 12 updates
 values.sqlite            stage 1
 notes.txt                warnings and remarks, as they were shown
 result.json, curve.png   once the run is finished
@@ -15,12 +15,13 @@ import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from astarpo.errors import RunError
+from astarpo.errors import EnvironmentContractError, RunError
 from astarpo.types import Ended, Episode, Reply, Step, Turn
 
 RUN_VERSION = 1
@@ -70,7 +71,12 @@ class Journal:
 
     def episodes(self, update: int, episodes: Sequence[Episode]) -> None:
         """Store the episodes of `update` (counted from 1)."""
-        lines = "".join(json.dumps(episode_line(episode), separators=(",", ":")) + "\n" for episode in episodes)
+        try:
+            lines = "".join(json.dumps(episode_line(episode), separators=(",", ":")) + "\n" for episode in episodes)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentContractError(
+                f"the episodes of update {update} cannot be stored: {error}; Step.info must hold JSON values only."
+            ) from error
         # mtime 0: the same episodes are the same bytes.
         packed = gzip.compress(lines.encode(), compresslevel=1, mtime=0)
         write_atomically(self.folder / "episodes" / f"{update:06d}.jsonl.gz", packed)
@@ -93,20 +99,24 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl. A last line cut short by a kill is left out.
 
     Raises:
-        RunError: a line other than the last is not JSON.
+        RunError: a line other than the last is damaged.
     """
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            read = json.loads(line)
+            found.append({"update": int(read["update"]), **read})
+        except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
-            raise RunError(f"{path} line {number} is not JSON: the file was damaged after it was written.") from error
+            raise RunError(
+                f"{path} line {number} is not the line of an update: the file was damaged after it was written; mend "
+                "or remove that line."
+            ) from error
     return found
 
 
@@ -129,7 +139,7 @@ def episode_line(episode: Episode) -> dict[str, Any]:
                 "observation_ids": list(turn.observation_ids),
                 "reply": turn.reply.text,
                 "reply_ids": list(turn.reply.ids),
-                "log_probs": [round(value, 7) for value in turn.reply.log_probs],
+                "log_probs": list(turn.reply.log_probs),
                 "complete": turn.reply.complete,
                 "reward": turn.reward,
                 "step": {**asdict(turn.step), "info": dict(turn.step.info)},
@@ -148,7 +158,7 @@ def read_episodes(path: Path) -> list[Episode]:
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
         return [_episode(json.loads(line), path) for line in lines]
-    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} does not hold readable episodes ({type(error).__name__}: {error}).") from error
 
 

@@ -79,6 +79,24 @@ def collect(
     return episodes
 
 
+def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What a batch of training episodes looked like, under canonical names."""
+    n = len(episodes)
+    turns = [turn for episode in episodes for turn in episode.turns]
+    metrics = {
+        "train/success": sum(episode.success for episode in episodes) / n,
+        "train/score": sum(episode.score for episode in episodes) / n,
+        "reward/mean": sum(episode.reward for episode in episodes) / n,
+        "turns": len(turns) / n,
+        "invalid": sum(not turn.step.valid for turn in turns) / len(turns),
+        "reply_tokens": sum(len(turn.reply.ids) for turn in turns) / len(turns),
+    }
+    for episode in episodes:
+        key = f"ended/{episode.ended}"
+        metrics[key] = metrics.get(key, 0.0) + 1 / n
+    return metrics
+
+
 def _together(
     policy: HuggingFacePolicy,
     environment: Environment[EnvironmentSettings],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from astarpo.checkpoint import Checkpoints, Restored, check_version, is_run, mar
 from astarpo.collate import collate
 from astarpo.curriculum.base import Curriculum, CurriculumSettings
 from astarpo.environments.checks import check_environment
-from astarpo.errors import EnvironmentContractError, RunError, SettingsError
+from astarpo.errors import AstarpoError, EnvironmentContractError, RunError, SettingsError
 from astarpo.evaluate import Evaluation, evaluate
-from astarpo.journal import Journal, write_atomically
+from astarpo.journal import Journal, read_metrics, write_atomically
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.progress import Watch
-from astarpo.rollout import Play, collect
+from astarpo.rollout import Play, collect, episode_metrics
 from astarpo.run import PARTS, Run, algorithm, environment
 from astarpo.types import Episode
 from astarpo.update import backward, new_optimizer, step
@@ -261,26 +262,31 @@ class Trainer:
             best=self.best,
             seconds=self.seconds_before + self._training_seconds(),
         )
-        self.checkpoints.save(self.policy, self.optimizer, state)
+        self.checkpoints.save(self.policy, self.optimizer, state, self.values)
 
     # ---- a run from end to end ---------------------------------------------------------------------------------------
 
     def start(self) -> Result:
         """A new run."""
-        self.preflight()
         before = self.evaluate("test")
         write_atomically(self.folder / "before.json", json.dumps(before.as_dict()).encode())
         if self.run.evaluation.every:
             seen = self.evaluate("dev", tasks=self.run.evaluation.dev_tasks, samples=0)
             self.journal.metrics({"update": 0, "evaluation": seen.as_dict()})
+            self.best = (seen.success, 0)
         if self.values is not None and self.run.values.schedule != "steps":
             self.stage_one()
         self._checkpoint(0)
         return self.go_on(0)
 
     def resume(self) -> Result:
-        """From the newest checkpoint to the end."""
-        restored = self.checkpoints.restore(self.policy, self.optimizer)
+        """From the newest checkpoint to the end; from the start where none was reached, stage 1's plays kept."""
+        if not self.checkpoints.exists() and not any(line["update"] for line in read_metrics(self.folder)):
+            self.journal.rewind(-1)
+            self.note("stopped before the first checkpoint: started over")
+            self.preflight()
+            return self.start()
+        restored = self.checkpoints.restore(self.policy, self.optimizer, self.values)
         self.curriculum.restore(restored.curriculum)
         self.algorithm.restore(restored.algorithm)
         self.best, self.seconds_before = restored.best, restored.seconds
@@ -292,7 +298,7 @@ class Trainer:
         """The loop from `first`, then the last evaluation, result.json and the curve."""
         self.watch.stage("training", self.run.updates - first)
         self.loop(first)
-        before = Evaluation.from_dict(json.loads((self.folder / "before.json").read_text("utf-8")))
+        before = self._before()
         after = self.evaluate("test")
         result = Result(
             folder=self.folder,
@@ -314,6 +320,21 @@ class Trainer:
         """Show a remark and keep it."""
         self.journal.note(text)
         self.watch.note(text)
+
+    def close(self) -> None:
+        """Close the value table."""
+        if self.values is not None:
+            self.values.close()
+
+    def _before(self) -> Evaluation:
+        path = self.folder / "before.json"
+        try:
+            return Evaluation.from_dict(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{path}, the evaluation before training, is missing or damaged, so there is nothing to compare with: "
+                "put it back, or `astarpo evaluate` the run alone."
+            ) from error
 
     def _training_seconds(self) -> float:
         return sum(seconds for name, seconds in self.clock.spent.items() if name not in NOT_TRAINING)
@@ -398,16 +419,25 @@ def train(run: Run, out: Path, *, watch: Watch | None = None) -> Result:
         RunError: `out` holds something already, or cannot be written.
         AstarpoError: settings, data or environment are not fit to train on; nothing was trained.
     """
-    if out.exists() and any(out.iterdir()):
-        kind = "a run already: resume it with --resume" if is_run(out) else "files already: choose another --out"
-        raise RunError(f"{out} holds {kind}.")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            kind = "a run already: resume it with --resume" if is_run(out) else "files already: choose another --out"
+            raise RunError(f"{out} holds {kind}.")
     except OSError as error:
         raise RunError(f"cannot make the run folder {out}: {error.strerror}; choose another --out.") from error
     write_atomically(out / "settings.yaml", yaml.safe_dump(run.dump(), sort_keys=False).encode())
     mark_run(out)
-    return Trainer(run, out, watch or Watch()).start()
+    with ExitStack() as stack:
+        try:
+            trainer = stack.enter_context(closing(Trainer(run, out, watch or Watch())))
+            trainer.preflight()
+        except AstarpoError:
+            # Nothing was played for keeps: the folder, empty or absent before, is free for the next attempt.
+            stack.close()
+            shutil.rmtree(out, ignore_errors=True)
+            raise
+        return trainer.start()
 
 
 def resume(out: Path, *, updates: int | None = None, watch: Watch | None = None) -> Result:
@@ -415,27 +445,30 @@ def resume(out: Path, *, updates: int | None = None, watch: Watch | None = None)
 
     Args:
         out: the run folder.
-        updates: train up to this many updates instead of what the run was set to.
+        updates: train up to this many updates instead of what the run was set to; not fewer than it has done.
         watch: told of progress.
 
     Raises:
-        RunError: `out` is no run, is of another version, or has no complete checkpoint.
+        RunError: `out` is no run, is of another version, or has no complete checkpoint after the first update.
     """
     run = load_run(out)
     if updates is not None:
-        run = run.model_copy(update={"updates": updates})
+        run = Run.build(run.dump() | {"updates": updates})
+        done = max((int(line["update"]) for line in read_metrics(out)), default=0)
+        if updates < done:
+            raise RunError(f"the run in {out} has done {done} updates, so it cannot be trained to {updates}.")
         write_atomically(out / "settings.yaml", yaml.safe_dump(run.dump(), sort_keys=False).encode())
-    return Trainer(run, out, watch or Watch()).resume()
+    with closing(Trainer(run, out, watch or Watch())) as trainer:
+        return trainer.resume()
 
 
 def load_run(folder: Path) -> Run:
     """The settings of a run folder. Raises RunError where it is no run of this version."""
     check_version(folder)
     try:
-        given = yaml.safe_load((folder / "settings.yaml").read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        return Run.build(dict(yaml.safe_load((folder / "settings.yaml").read_text("utf-8"))))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{folder}/settings.yaml cannot be read: the folder is damaged.") from error
-    return Run.build(given)
 
 
 def measure_values(run: Run, out: Path, *, watch: Watch | None = None) -> ValueSummary:
@@ -449,25 +482,8 @@ def measure_values(run: Run, out: Path, *, watch: Watch | None = None) -> ValueS
             f"{run.algorithm.name} uses no V*: choose an algorithm or baseline that does, for example astar_po."
         )
     out.mkdir(parents=True, exist_ok=True)
-    return Trainer(run, out, watch or Watch()).stage_one()
-
-
-def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What a batch of training episodes looked like, under canonical names."""
-    n = len(episodes)
-    turns = [turn for episode in episodes for turn in episode.turns]
-    metrics = {
-        "train/success": sum(episode.success for episode in episodes) / n,
-        "train/score": sum(episode.score for episode in episodes) / n,
-        "reward/mean": sum(episode.reward for episode in episodes) / n,
-        "turns": len(turns) / n,
-        "invalid": sum(not turn.step.valid for turn in turns) / len(turns),
-        "reply_tokens": sum(len(turn.reply.ids) for turn in turns) / len(turns),
-    }
-    for episode in episodes:
-        key = f"ended/{episode.ended}"
-        metrics[key] = metrics.get(key, 0.0) + 1 / n
-    return metrics
+    with closing(Trainer(run, out, watch or Watch())) as trainer:
+        return trainer.stage_one()
 
 
 def _frozen(policy: HuggingFacePolicy) -> HuggingFacePolicy:

@@ -51,7 +51,7 @@ def test_the_seed_decides_the_weights_and_leaves_torch_s_own_dice_alone() -> Non
     assert torch.equal(torch.rand(3), expected)
     same = zip(one.parameters(), two.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
-    assert not torch.equal(one.get_input_embeddings().weight, other.get_input_embeddings().weight)
+    assert not torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)
 
 
 def test_the_model_is_a_qwen2_of_the_size_asked_for_with_tied_embeddings() -> None:

@@ -1,0 +1,442 @@
+"""A run leaves everything behind, and one that was stopped ends exactly as one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from astarpo.errors import AstarpoError, EnvironmentContractError, RunError, SettingsError
+from astarpo.evaluate import wilson
+from astarpo.journal import read_episodes, read_metrics
+from astarpo.progress import Watch
+from astarpo.run import Run
+from astarpo.trainer import load_run, measure_values, resume, train
+from small import small_run
+
+TIMINGS = {"seconds", "tokens_per_second"}
+
+CASES: dict[str, dict[str, Any]] = {
+    "grpo": {"updates": 4},
+    # V*, the exact KL to a frozen reference, and a curriculum that moves. Promotion is made easy: one success does.
+    "astar_po": {
+        "algorithm": {"name": "astar_po", "group_size": 4},
+        "curriculum": {"name": "promotion", "ladder": "target", "window": 10, "promote_at": 0.01, "demote_at": 0.0},
+        "rollout": {"temperature": [1.5, 1.0]},
+        "values": {"samples": 2},
+        "updates": 4,
+    },
+    # V* of a task is played when it is first drawn; every third update is kept; the learning rate moves.
+    "reinforce": {
+        "algorithm": {"name": "reinforce", "group_size": 2, "baseline": "v_star"},
+        "values": {"schedule": "steps"},
+        "optimizer": {"schedule": "linear", "warmup": 2},
+        "checkpoint_every": 3,
+        "updates": 5,
+    },
+}
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, pressed by a watch."""
+
+
+class Stop(Watch):
+    """Presses Ctrl-C once update `update` is played and journalled, before it is checkpointed."""
+
+    def __init__(self, update: int) -> None:
+        self._at = update
+
+    def update(self, number: int, metrics: object) -> None:  # noqa: ARG002
+        """Stops here."""
+        if number == self._at:
+            raise Stopped
+
+
+class StopIn(Watch):
+    """Presses Ctrl-C at step `steps` of the first stage whose name begins with `stage`."""
+
+    def __init__(self, stage: str, steps: int = 0) -> None:
+        self._stage, self._steps, self._now = stage, steps, ""
+
+    def stage(self, name: str, total: int) -> None:  # noqa: ARG002
+        """Stops here where no step was asked for."""
+        self._now = name
+        if name.startswith(self._stage) and not self._steps:
+            raise Stopped
+
+    def advance(self, steps: int = 1, **shown: float | str) -> None:  # noqa: ARG002
+        """Stops here."""
+        if self._now.startswith(self._stage):
+            self._steps -= steps
+            if self._steps <= 0:
+                raise Stopped
+
+
+def run_of(case: str, model: Path) -> Run:
+    return small_run(model, **CASES[case])
+
+
+@pytest.fixture(scope="session")
+def never_stopped(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each case."""
+    root = tmp_path_factory.mktemp("runs")
+    for case in CASES:
+        train(run_of(case, small_model), root / case)
+    return {case: root / case for case in CASES}
+
+
+def plays(folder: Path) -> list[tuple[Any, ...]]:
+    if not (folder / "values.sqlite").exists():
+        return []
+    with sqlite3.connect(folder / "values.sqlite") as database:
+        found = database.execute("SELECT * FROM plays ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
+    database.close()
+    return found
+
+
+def untimed(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in TIMINGS}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    """Weights, optimiser, curriculum, metrics but timings, episodes and V* are the same, bit for bit."""
+    (last,) = {sorted(path.name for path in (folder / "checkpoints").glob("[0-9]*"))[-1] for folder in (one, two)}
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        a, b = (folder / "checkpoints" / last / name for folder in (one, two))
+        assert a.read_bytes() == b.read_bytes(), name
+    states = [json.loads((folder / "checkpoints" / last / "state.json").read_text()) for folder in (one, two)]
+    assert untimed(states[0]) == untimed(states[1])
+    assert [untimed(line) for line in read_metrics(one)] == [untimed(line) for line in read_metrics(two)]
+    files = [sorted((folder / "episodes").iterdir()) for folder in (one, two)]
+    assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    for a, b in zip(*files, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+    assert plays(one) == plays(two)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    assert (results[0]["before"], results[0]["after"]) == (results[1]["before"], results[1]["after"])
+
+
+# ---- what a run leaves -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_leaves_every_file_and_they_agree(case: str, never_stopped: dict[str, Path], small_model: Path) -> None:
+    folder, run = never_stopped[case], run_of(case, small_model)
+    there = {path.name for path in folder.iterdir()}
+    assert {"settings.yaml", "version.json", "metrics.jsonl", "episodes", "checkpoints", "result.json"} <= there
+    assert ("values.sqlite" in there) == (case != "grpo")
+    assert not [name for name in there if name.startswith(".")]
+    assert Run.build(yaml.safe_load((folder / "settings.yaml").read_text())) == run == load_run(folder)
+    lines = read_metrics(folder)
+    updates = [line["update"] for line in lines if "evaluation" not in line]
+    assert updates == list(range(1, run.updates + 1))
+    assert [line["update"] for line in lines if "evaluation" in line] == sorted({0, 2, 4, run.updates})
+    for update in updates:
+        episodes = read_episodes(folder / "episodes" / f"{update:06d}.jsonl.gz")
+        assert len(episodes) == 3 * run.algorithm.group_size
+        assert {episode.policy_version for episode in episodes} == {update - 1}
+        assert {episode.temperature for episode in episodes} == {run.rollout.temperature_at(update - 1, run.updates)}
+        line = next(line for line in lines if line["update"] == update and "evaluation" not in line)
+        assert line["reward/mean"] == pytest.approx(sum(e.reward for e in episodes) / len(episodes), abs=1e-6)
+        assert line["train/success"] == pytest.approx(sum(e.success for e in episodes) / len(episodes))
+        assert line["mismatch/max"] < 1e-4
+        assert sum(value for name, value in line.items() if name.startswith("ended/")) == pytest.approx(1.0)
+
+
+def test_result_json_says_what_was_trained_and_how_good_it_was_before_and_after(
+    never_stopped: dict[str, Path],
+) -> None:
+    result = json.loads((never_stopped["grpo"] / "result.json").read_text())
+    assert (result["environment"], result["algorithm"], result["updates"]) == ("arithmetic", "grpo", 4)
+    assert result["seconds"] > 0
+    assert result["peak_memory"] > 10**7
+    assert {"generation", "environment", "training", "evaluation on test"} <= set(result["times"])
+    for when in ("before", "after"):
+        for seen in (result[when], result[when]["sampled"]):
+            assert seen["n"] == 6
+            assert seen["split"] == "test"
+            assert [seen["success_low"], seen["success_high"]] == pytest.approx(wilson(round(6 * seen["success"]), 6))
+    assert result["before"]["decoding"] == "greedy"
+
+
+def test_the_weights_moved_and_the_curriculum_too(never_stopped: dict[str, Path], small_model: Path) -> None:
+    folder = never_stopped["astar_po"]
+    start = (small_model / "model.safetensors").read_bytes()
+    assert (folder / "checkpoints" / "000004" / "model.safetensors").read_bytes() != start
+    levels = {e.level for path in sorted((folder / "episodes").iterdir()) for e in read_episodes(path)}
+    assert len(levels) > 1
+
+
+def test_the_last_three_checkpoints_and_the_best_are_kept(never_stopped: dict[str, Path]) -> None:
+    kept = sorted(int(path.name) for path in (never_stopped["grpo"] / "checkpoints").iterdir())
+    best = json.loads((never_stopped["grpo"] / "checkpoints" / "000004" / "state.json").read_text())["best"]
+    assert kept == sorted({int(best[1]), 2, 3, 4})
+    scores = {
+        line["update"]: line["evaluation"]["success"]
+        for line in read_metrics(never_stopped["grpo"])
+        if "evaluation" in line
+    }
+    assert best[0] == max(scores.values())
+    assert scores[int(best[1])] == best[0]
+
+
+def test_two_runs_with_one_seed_are_the_same_and_with_two_seeds_are_not(
+    never_stopped: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    train(run_of("grpo", small_model), tmp_path / "again")
+    assert_same(never_stopped["grpo"], tmp_path / "again")
+    train(small_run(small_model, updates=1, seed=1), tmp_path / "other")
+    one, two = (folder / "episodes" / "000001.jsonl.gz" for folder in (tmp_path / "again", tmp_path / "other"))
+    assert one.read_bytes() != two.read_bytes()
+
+
+# ---- stopped and resumed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "stops"),
+    [("grpo", [3]), ("grpo", [1]), ("astar_po", [2, 3]), ("reinforce", [2, 5])],
+)
+def test_a_run_stopped_and_resumed_ends_as_one_that_never_stopped(
+    case: str, stops: list[int], never_stopped: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(run_of(case, small_model), folder, watch=Stop(stops[0]))
+    for stop in stops[1:]:
+        with pytest.raises(Stopped):
+            resume(folder, watch=Stop(stop))
+    assert not (folder / "result.json").exists()
+    result = resume(folder)
+    assert result.updates == CASES[case]["updates"]
+    assert_same(never_stopped[case], folder)
+    assert (folder / "notes.txt").read_text().count("resumed after update") == len(stops)
+
+
+def test_reference_plays_that_a_kill_cut_short_are_played_again(
+    never_stopped: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    """Killed between two commits to the value table, a task has some of its plays; V* of those would be another."""
+    folder = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(run_of("reinforce", small_model), folder, watch=Stop(5))
+    checkpoint = folder / "checkpoints" / "000003" / "values.sqlite"
+    with sqlite3.connect(checkpoint) as database:
+        before = {row[0] for row in database.execute("SELECT DISTINCT task FROM plays")}
+    database.close()
+    with sqlite3.connect(folder / "values.sqlite") as database:
+        after = {row[0] for row in database.execute("SELECT DISTINCT task FROM plays")}
+        assert before < after
+        database.execute("DELETE FROM plays WHERE attempt > 0 AND task = ?", (min(after - before),))
+    database.close()
+    resume(folder)
+    assert_same(never_stopped["reinforce"], folder)
+
+
+@pytest.mark.parametrize("where", ["evaluation on 6 test", "evaluation on 4 dev", "stage 1"])
+def test_a_run_stopped_before_its_first_checkpoint_starts_over_and_keeps_its_reference_plays(
+    where: str, never_stopped: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    run = small_run(small_model, **(CASES["astar_po"] | {"values": {"samples": 2, "batch": 8}}))
+    with pytest.raises(Stopped):
+        train(run, folder, watch=StopIn(where, steps=16 if where == "stage 1" else 0))
+    assert list((folder / "checkpoints").iterdir()) == []
+    kept = plays(folder)
+    assert len(kept) == (16 if where == "stage 1" else 0)
+    if kept:
+        # A play that were made again would be refused by the table: it stores no pair twice.
+        assert set(kept) < set(plays(never_stopped["astar_po"]))
+    resume(folder)
+    assert "started over" in (folder / "notes.txt").read_text()
+    assert_same(never_stopped["astar_po"], folder)
+
+
+def test_an_interrupted_checkpoint_is_passed_over(
+    never_stopped: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(run_of("grpo", small_model), folder, watch=Stop(4))
+    newest = folder / "checkpoints" / "000003"
+    (newest / "state.json").unlink()
+    shutil.copytree(newest, folder / "checkpoints" / ".making-000004")
+    resume(folder)
+    assert "resumed after update 2" in (folder / "notes.txt").read_text()
+    assert_same(never_stopped["grpo"], folder)
+
+
+def test_a_finished_run_resumed_is_unchanged_and_may_be_trained_further(
+    never_stopped: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(never_stopped["grpo"], tmp_path / "run"))
+    resume(folder)
+    assert_same(never_stopped["grpo"], folder)
+    assert resume(folder, updates=6).updates == 6
+    train(small_run(small_model, updates=6), tmp_path / "six")
+    last = [(f / "checkpoints" / "000006" / "model.safetensors").read_bytes() for f in (folder, tmp_path / "six")]
+    assert last[0] == last[1]
+    assert load_run(folder).updates == 6
+    with pytest.raises(RunError, match="has done 6 updates, so it cannot be trained to 5"):
+        resume(folder, updates=5)
+    with pytest.raises(SettingsError, match="updates must be 0 or more, got -1"):
+        resume(folder, updates=-1)
+    assert load_run(folder).updates == 6
+
+
+RUN = """
+import sys
+from pathlib import Path
+import yaml
+from astarpo.run import Run
+from astarpo.trainer import resume, train
+folder = Path(sys.argv[2])
+if folder.exists():
+    resume(folder)
+else:
+    train(Run.build(yaml.safe_load(Path(sys.argv[1]).read_text())), folder)
+"""
+
+
+def test_kill_9_at_any_moment_loses_only_what_came_after_the_last_checkpoint(small_model: Path, tmp_path: Path) -> None:
+    run = small_run(small_model, updates=45, evaluation={"every": 7})
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run.dump()))
+    folder = tmp_path / "run"
+    for _ in range(2):
+        before = len(read_metrics(folder))
+        running = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(tmp_path / "run.yaml"), str(folder)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+        )
+        deadline = time.monotonic() + 300
+        # Any moment from the first new line on; how long an update takes depends on the machine.
+        while running.poll() is None and len(read_metrics(folder)) <= before + 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.0, 0.5))
+        running.send_signal(signal.SIGKILL)
+        assert running.communicate()[1] == b""
+    assert not (folder / "result.json").exists(), "both kills came after the end: give the run more updates"
+    resume(folder)
+    train(run, tmp_path / "never")
+    assert_same(tmp_path / "never", folder)
+
+
+# ---- refused -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_something_is_not_written_into(
+    never_stopped: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    run = small_run(small_model)
+    with pytest.raises(RunError, match="holds a run already: resume it with --resume"):
+        train(run, never_stopped["grpo"])
+    (tmp_path / "diary.txt").write_text("dear diary")
+    with pytest.raises(RunError, match="holds files already: choose another --out"):
+        train(run, tmp_path)
+    with pytest.raises(RunError, match=r"cannot make the run folder .*diary\.txt: .*; choose another --out"):
+        train(run, tmp_path / "diary.txt")
+    assert (tmp_path / "diary.txt").read_text() == "dear diary"
+
+
+@pytest.mark.parametrize(
+    ("over", "error", "sentence"),
+    [
+        ({"policy": {"model": "./nowhere"}}, AstarpoError, "there is no model folder"),
+        ({"environment": {"reward": "kindness"}}, SettingsError, "has no reward mode 'kindness'"),
+        ({"environment": {"name": "small.Talk"}}, EnvironmentContractError, "fails its pre-flight check"),
+        (
+            {"curriculum": {"name": "promotion", "ladder": "career"}},
+            SettingsError,
+            "curriculum.ladder 'career' is not one of arithmetic's ladders: known: difficulty, target",
+        ),
+    ],
+)
+def test_a_run_refused_before_anything_was_trained_leaves_no_folder(
+    over: dict[str, Any], error: type[AstarpoError], sentence: str, small_model: Path, tmp_path: Path
+) -> None:
+    if over.get("environment", {}).get("name"):
+        over = over | {"algorithm": {"group_size": 4}}
+    with pytest.raises(error, match=sentence):
+        train(small_run(small_model, **over), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_of_another_version_or_none_at_all_is_refused(
+    never_stopped: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(never_stopped["grpo"], tmp_path / "run"))
+    (folder / "version.json").write_text('{"version": 2}')
+    with pytest.raises(RunError, match="is a run of version 2, this is 1: use the astarpo that wrote it"):
+        resume(folder)
+    with pytest.raises(RunError, match="is not a run"):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["seed: [", "- 1\n- 2\n", "\xff"])
+def test_settings_that_were_damaged_are_named(text: str, never_stopped: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(never_stopped["grpo"], tmp_path / "run"))
+    (folder / "settings.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"settings\.yaml cannot be read: the folder is damaged"):
+        resume(folder)
+
+
+def test_checkpoints_that_are_all_gone_do_not_start_a_trained_run_over(
+    never_stopped: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(never_stopped["grpo"], tmp_path / "run"))
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(RunError, match="holds no complete checkpoint"):
+        resume(folder)
+    assert len(read_metrics(folder)) == len(read_metrics(never_stopped["grpo"]))
+
+
+def test_a_lost_evaluation_before_training_is_named(never_stopped: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(never_stopped["grpo"], tmp_path / "run"))
+    (folder / "before.json").unlink()
+    with pytest.raises(RunError, match=r"before\.json, the evaluation before training, is missing or damaged"):
+        resume(folder)
+
+
+def test_a_gradient_that_explodes_stops_the_run_with_what_to_do(small_model: Path, tmp_path: Path) -> None:
+    run = small_run(small_model, algorithm={"name": "small.Explodes", "group_size": 2})
+    with pytest.raises(
+        RunError, match=r"update 1 stopped because the gradient's norm is .*; lower optimizer\.learning"
+    ):
+        train(run, tmp_path / "run")
+    kept = tmp_path / "run" / "checkpoints" / "000000" / "model.safetensors"
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(kept).values())
+
+
+# ---- stage 1 alone -----------------------------------------------------------------------------------------------
+
+
+def test_stage_one_alone_goes_on_where_it_stopped(small_model: Path, tmp_path: Path) -> None:
+    run = small_run(small_model, algorithm={"name": "astar_po"}, values={"samples": 2, "batch": 8})
+    with pytest.raises(Stopped):
+        measure_values(run, tmp_path / "stopped", watch=StopIn("stage 1", steps=16))
+    assert len(plays(tmp_path / "stopped")) == 16
+    summary = measure_values(run, tmp_path / "stopped")
+    assert (summary.tasks, summary.plays) == (12, 24)
+    assert summary == measure_values(run, tmp_path / "never")
+    assert plays(tmp_path / "stopped") == plays(tmp_path / "never")
+
+
+def test_stage_one_of_an_algorithm_without_values_is_refused(small_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"grpo uses no V\*: choose an algorithm"):
+        measure_values(small_run(small_model), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

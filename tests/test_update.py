@@ -1,0 +1,183 @@
+"""One update: the gradient is that of the whole batch however it is cut, and a bad one moves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from astarpo.algorithms.base import Algorithm
+from astarpo.batch import Batch
+from astarpo.collate import collate
+from astarpo.environments.rewards import score
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.rollout import Play, collect
+from astarpo.run import OptimizerSettings, RolloutSettings, Run, algorithm
+from astarpo.update import backward, new_optimizer, step
+from small import Explodes, ExplodesSettings, small_policy, talk
+
+TASKS = ["answered/1", "finished/2", "answered/4", "bought/3"]
+
+
+def method(name: str, **settings: Any) -> Algorithm[Any]:
+    return algorithm(Run.build({"environment": "arithmetic", "algorithm": {"name": name, "group_size": 4, **settings}}))
+
+
+def batch(policy: HuggingFacePolicy, reference: HuggingFacePolicy, temperature: float = 1.3) -> Batch:
+    """Sixteen real episodes of one to four turns, with values and reference log-probs."""
+    episodes = collect(
+        policy,
+        talk(max_turns=4),
+        [Play(task, attempt, (0, 0)) for task in TASKS for attempt in range(4)],
+        rollout=RolloutSettings.parse({"reply_tokens": 6, "episode_tokens": 200}),
+        temperature=temperature,
+        reward=score,
+    )
+    whole = collate(episodes, values={task: 0.1 * i for i, task in enumerate(TASKS)})
+    with torch.no_grad():
+        return replace(whole, ref_logp=reference.log_probs(whole).logp)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[HuggingFacePolicy, HuggingFacePolicy, Batch]:
+    policy, reference = small_policy(0, stops=120), small_policy(1)
+    return policy, reference, batch(policy, reference)
+
+
+def gradient(policy: HuggingFacePolicy) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
+
+
+METHODS = [
+    method("grpo"),
+    method("grpo", kl_estimator="k3", kl_coef=0.1),
+    method("weighted_sft", kl_coef=0.5),
+    method("reinforce", entropy_coef=0.1),
+    method("astar_po"),
+]
+
+
+@pytest.mark.parametrize("how", METHODS, ids=lambda how: str(how.settings.name))
+@pytest.mark.parametrize("tokens", [1, 100, 400])
+def test_a_batch_cut_small_has_the_gradient_of_the_whole(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch], how: Algorithm[Any], tokens: int
+) -> None:
+    policy, reference, given = pair
+    assert int(given.lengths.max()) * given.size > 400
+    whole = backward(policy, given, how, reference=reference, tokens=10**6)
+    expected = gradient(policy)
+    cut = backward(policy, given, how, reference=reference, tokens=tokens)
+    found = gradient(policy)
+    assert not whole.get("signal/skipped")
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert float(expected.norm()) > 1e-3
+    assert cut == pytest.approx(whole, rel=1e-4, abs=1e-5)
+    assert all(p.grad is None for p in reference.model.parameters())
+
+
+def test_one_of_them_asks_for_the_exact_kl() -> None:
+    assert any(how.needs.exact_kl for how in METHODS)
+
+
+@pytest.mark.parametrize("tokens", [100, 10**6])
+def test_padding_does_not_matter(pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch], tokens: int) -> None:
+    policy, reference, given = pair
+    how = method("weighted_sft", kl_coef=0.5)
+    backward(policy, given, how, reference=reference, tokens=tokens)
+    expected = gradient(policy)
+
+    def wider(column: Tensor, fill: int) -> Tensor:
+        return torch.nn.functional.pad(column, (0, 37), value=fill)
+
+    padded = replace(
+        given,
+        tokens=wider(given.tokens, 55),
+        acted=wider(given.acted, False),
+        turn=wider(given.turn, -1),
+        behaviour_logp=wider(given.behaviour_logp, 0),
+        ref_logp=wider(given.reference(), 0),
+    )
+    backward(policy, padded, how, reference=reference, tokens=tokens)
+    assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", [100, 10**6])
+def test_a_batch_without_signal_leaves_no_gradient(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch], tokens: int
+) -> None:
+    policy, _, given = pair
+    alike = replace(given, reward=torch.full_like(given.reward, 0.5))
+    metrics = backward(policy, alike, method("grpo"), reference=None, tokens=tokens)
+    assert metrics["signal/skipped"] == 1.0
+    assert all(p.grad is None for p in policy.model.parameters())
+
+
+def test_metrics_tell_how_far_sampling_and_training_disagree(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch],
+) -> None:
+    policy, _, given = pair
+    metrics = backward(policy, given, method("grpo"), reference=None, tokens=10**6)
+    assert 0 < metrics["mismatch/max"] < 1e-4
+    assert metrics["entropy"] > 0
+    off = replace(given, behaviour_logp=torch.where(given.acted, given.behaviour_logp - 0.25, 0.0))
+    metrics = backward(policy, off, method("grpo"), reference=None, tokens=10**6)
+    assert metrics["mismatch/mean"] == pytest.approx(0.25, abs=1e-4)
+
+
+def test_the_kl_metric_is_the_mean_log_ratio_to_the_reference(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch],
+) -> None:
+    policy, reference, given = pair
+    metrics = backward(policy, given, method("astar_po"), reference=reference, tokens=10**6)
+    with torch.no_grad():
+        gap = (policy.log_probs(given).logp - given.reference())[given.acted]
+    assert metrics["kl/reference"] == pytest.approx(float(gap.mean()), abs=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_moves_no_weight(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch],
+) -> None:
+    policy, _, given = pair
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    settings = OptimizerSettings.parse({})
+    optimizer = new_optimizer(policy, settings)
+    explodes = Explodes(ExplodesSettings.parse({}))
+    backward(policy, given, explodes, reference=None, tokens=10**6)
+    with pytest.raises(FloatingPointError, match=r"the gradient's norm is (nan|inf)"):
+        step(optimizer, settings, 0, 10)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.state_dict().items())
+
+
+def one_step(settings: dict[str, Any], update: int, scale: float = 1.0) -> dict[str, float]:
+    weights = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(weights.weight)
+    optimizer = torch.optim.SGD(weights.parameters(), lr=1.0)
+    weights.weight.grad = torch.tensor([[3.0, 4.0]]) * scale
+    metrics = step(optimizer, OptimizerSettings.parse(settings), update, 10)
+    return metrics | {"moved": float(weights.weight.detach().norm())}
+
+
+@pytest.mark.parametrize(
+    ("settings", "update", "rate"),
+    [
+        ({}, 7, 0.1),
+        ({"warmup": 4}, 0, 0.025),
+        ({"warmup": 4}, 3, 0.1),
+        ({"warmup": 4}, 9, 0.1),
+        ({"schedule": "linear"}, 0, 0.1),
+        ({"schedule": "linear"}, 5, 0.055),
+    ],
+)
+def test_the_learning_rate_of_an_update(settings: dict[str, Any], update: int, rate: float) -> None:
+    metrics = one_step({"learning_rate": 0.1, "clip": 100.0, **settings}, update)
+    assert metrics["learning_rate"] == pytest.approx(rate)
+    assert metrics["moved"] == pytest.approx(5 * rate)
+
+
+def test_a_gradient_is_scaled_down_to_the_clip_and_its_norm_is_told_as_it_was() -> None:
+    metrics = one_step({"learning_rate": 0.1, "clip": 1.0}, 0)
+    assert metrics["grad_norm"] == pytest.approx(5.0)
+    assert metrics["moved"] == pytest.approx(0.1, rel=1e-5)
