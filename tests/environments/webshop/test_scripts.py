@@ -12,6 +12,7 @@ from astarpo.environments.webshop.scripts import (
     SHOPPERS,
     YARDSTICKS,
     Browser,
+    Hurried,
     read_instruction,
     read_offers,
     read_options,
@@ -105,6 +106,28 @@ def test_every_style_buys_within_the_turns_and_clicks_nothing_that_is_not_there(
         assert all(step.valid for step in steps)
         assert steps[-1].ended == "bought"
         assert len(steps) <= 10
+
+
+def test_the_hurried_shopper_searches_one_word_and_buys_the_first_result() -> None:
+    shopper = Hurried()
+    told = "find me soft, warm hiking shoe with laces with color: red, and price lower than 30.00 dollars"
+    assert shopper.reply(f"{told}\nsearch[words]") == "search[shoe]"
+    assert shopper.reply(RESULTS) == "click[1]"
+    assert shopper.reply(ITEM) == "click[buy]"
+    assert Hurried().reply("i want a red shoe.\nsearch[words]") == "search[shoe]"
+
+
+def test_the_hurried_shopper_rarely_succeeds() -> None:
+    shop = Webshop(WebshopSettings())
+    ids = shop.ids("train")[:500]
+    plays = [shop.demonstrate(id, "hurried", 0) for id in ids]
+    assert all(len(actions) == 3 and " " not in actions[0] for actions in plays)
+    solved = 0
+    for id, actions in zip(ids, plays, strict=True):
+        task = shop.task(id)
+        solved += bool([task.step(action) for action in actions][-1].success)
+    assert solved > 0
+    assert binomtest(solved, len(ids)).proportion_ci(method="wilson").high < 0.07
 
 
 def test_the_generated_world_can_be_read_but_not_guessed() -> None:
