@@ -14,6 +14,9 @@ from astarpo import plugins
 from astarpo.environments.base import Environment
 from astarpo.environments.checks import check_environment
 from astarpo.environments.prompts import Prompts, PromptsSettings
+from astarpo.environments.webshop import Webshop, WebshopSettings
+from astarpo.environments.webshop.scripts import YARDSTICKS
+from astarpo.types import SPLITS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -76,3 +79,28 @@ def test_a_game_of_several_turns_in_one_file(folder: Path) -> None:
     last = [text for language, text in BLOCKS if language == "python"][-1]
     done = subprocess.run([sys.executable, "-c", last], cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_episode_shown_of_webshop_is_played_as_written() -> None:
+    shown = next(text for language, text in BLOCKS if language == "text" and text.startswith("find me "))
+    shop = Webshop(WebshopSettings())
+    id = re.findall(r"`(webshop/\S+)`", PAGE.read_text(encoding="utf-8"))[0]
+    task = shop.task(id)
+    told = [task.start()]
+    for reply in re.findall("^> (.*)$", shown, re.MULTILINE):
+        told += [f"> {reply}", task.step(reply).text]
+    assert "\n".join(told) == shown
+
+
+def test_webshops_tables_name_its_settings_modes_and_tasks() -> None:
+    section = PAGE.read_text(encoding="utf-8").partition("## `webshop`")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    settings = set(WebshopSettings.model_fields) - {"name"}
+    assert sorted(rows) == sorted([*settings, *Webshop.rewards])
+    for name, default in re.findall(r"^\| `(\w+)` \| ([\w-]+) \|", section, re.MULTILINE):
+        if name in settings:
+            known = WebshopSettings.model_fields[name].default
+            assert default == ("none" if known is None else str(known))
+    shop = Webshop(WebshopSettings())
+    assert f"| generated, 1000 products | {' | '.join(str(len(shop.ids(split))) for split in SPLITS)} |" in section
+    assert all(label in section for label in YARDSTICKS)

@@ -377,6 +377,15 @@ def test_twenty_searches_earn_under_the_coded_bonuses_what_the_failed_run_logged
     assert sum(MODES["bonuses_coded"](steps, False)) == pytest.approx(-1.05)
 
 
+def test_clicking_about_pays_more_than_a_worthless_purchase() -> None:
+    about, worthless = [SEARCH] + [OPEN] * 9, [SEARCH, OPEN, WORTHLESS]
+    earned = [
+        [sum(MODES[mode](steps, False)) for steps in (about, worthless)]
+        for mode in ("bonuses_described", "bonuses_coded")
+    ]
+    assert earned == [[pytest.approx(0.90), pytest.approx(0.00)], [pytest.approx(0.40), pytest.approx(-0.11)]]
+
+
 def test_shaping_by_potential_never_changes_a_return() -> None:
     for id in SHOP.ids("train")[:30]:
         for style in SHOP.styles:

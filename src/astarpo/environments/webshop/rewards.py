@@ -1,7 +1,7 @@
 """WebShop's reward modes: its score, and the step bonuses that runs on it have used, each as a pure function of steps.
 
-Step bonuses are kept to be compared with, not recommended: as coded, twenty searches without a purchase earn more than
-a bad purchase, and a policy finds that out.
+Step bonuses are kept to be compared with, not recommended: ten turns of a search and clicks earn more than a worthless
+purchase, and a policy finds that out.
 """
 
 from __future__ import annotations

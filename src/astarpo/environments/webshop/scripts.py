@@ -271,9 +271,10 @@ SHOPPERS: dict[str, Callable[[int], Shopper]] = {
 """Styles that the environment demonstrates; each is made from the number of turns it may use."""
 
 YARDSTICKS: dict[str, Callable[[int], Shopper]] = {
+    "one word, first result": lambda _: Hurried(),
     "first result, no options": lambda _: First(options=False, everything=True),
     "first result, named options": lambda _: First(options=True, everything=True),
     "best of the page by price and options": lambda turns: Browser(titles=False, everything=True, turns=turns),
     "careful reader": lambda turns: Browser(turns=turns),
 }
-"""What a catalogue's difficulty is measured with. The first three search with every content word of the instruction."""
+"""What a catalogue's difficulty is measured with. All but the first and last search with every content word."""
