@@ -63,7 +63,11 @@ def test_k2_sequence_sums_to_half_the_squared_log_ratio() -> None:
 
 @pytest.mark.parametrize("estimator", ["exact", "k1", "k2", "k3", "k2_sequence"])
 def test_kl_is_zero_on_tokens_that_nobody_sampled(estimator: KlEstimator) -> None:
-    assert not kl_tokens(estimator, scored(), BATCH)[~BATCH.acted].any()
+    said = scored()
+    dirty = Scored(*(torch.where(BATCH.acted, each, 9.0) for each in (said.logp, said.entropy, said.exact_kl())))
+    found = kl_tokens(estimator, dirty, BATCH)
+    assert not found[~BATCH.acted].any()
+    torch.testing.assert_close(found, kl_tokens(estimator, said, BATCH))
 
 
 @pytest.mark.parametrize("estimator", ["exact", "k1", "k2", "k3", "k2_sequence"])
