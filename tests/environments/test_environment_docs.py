@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from astarpo import plugins
+from astarpo.cli import main
 from astarpo.environments.base import Environment
 from astarpo.environments.checks import check_environment
 from astarpo.environments.prompts import Prompts, PromptsSettings
@@ -38,11 +41,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def settings_of_command(environment: str) -> dict[str, str]:
-    """The settings in the page's own `astarpo train` command for `environment`."""
+def command(environment: str) -> str:
+    """The page's own `astarpo train` command for `environment`."""
     lines = "".join(text for language, text in BLOCKS if language == "console").splitlines()
     (line,) = (line for line in lines if line.startswith(f"astarpo train {environment}"))
-    return dict(re.findall(r"--environment\.(\w+) (\S+)", line))
+    return line
+
+
+def settings_of_command(environment: str) -> dict[str, str]:
+    """The settings that the command gives."""
+    return dict(re.findall(r"--environment\.(\w+) (\S+)", command(environment)))
 
 
 @pytest.mark.usefixtures("folder")
@@ -59,9 +67,9 @@ def test_prompts_in_ten_lines() -> None:
     told = check_environment(Prompts(PromptsSettings.parse({**given, "solution_field": "answer"})))
     assert {finding.severity for finding in told.findings} == {"ok"}
     block = next(text for _, text in BLOCKS if "def exact" in text)
-    command = next(text for language, text in BLOCKS if language == "console")
+    console = next(text for language, text in BLOCKS if language == "console")
     data = next(text for language, text in BLOCKS if language == "jsonl")
-    assert len((block + command + data).splitlines()) <= 10
+    assert len((block + console + data).splitlines()) <= 10
 
 
 def test_a_game_of_several_turns_in_one_file(folder: Path) -> None:
@@ -79,6 +87,23 @@ def test_a_game_of_several_turns_in_one_file(folder: Path) -> None:
     last = [text for language, text in BLOCKS if language == "python"][-1]
     done = subprocess.run([sys.executable, "-c", last], cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("environment", ["prompts", "my_game.Guess"])
+def test_the_commands_that_the_page_gives_train(
+    environment: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What is added only shortens the run: the model is the embedded one that a newcomer gets.
+    shorter = ["--updates=2", "--evaluation.tasks=4", "--evaluation.dev_tasks=4"]
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command(environment)), *shorter])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0, capsys.readouterr().err
+    (run,) = (folder / "runs").iterdir()
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert (result["environment"], result["updates"]) == (environment, 2)
+    assert result["before"]["n"] == result["after"]["n"] == {"prompts": 1, "my_game.Guess": 4}[environment]
+    assert len((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) >= 2
 
 
 def test_the_episode_shown_of_webshop_is_played_as_written() -> None:
