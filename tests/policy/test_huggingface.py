@@ -97,9 +97,11 @@ def test_a_family_that_caps_its_logits_is_scored_by_its_own_forward() -> None:
         eos_token_id=1,
         bos_token_id=None,
     )
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     for parameter in model.parameters():
-        parameter.data.mul_(4.0)
+        parameter.data.mul_(6.0)
     policy, given = HuggingFacePolicy(model, small_tokenizer(), rules=False), batch([9, 3, 6])
     said = plainly(policy, given).gather(-1, given.tokens[:, :, None])[:, :, 0]
     with torch.no_grad():
