@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from transformers.utils import logging as transformers_logging
 
 from astarpo import plugins
 from astarpo.chat import Chat
@@ -236,8 +237,11 @@ def save(policy: HuggingFacePolicy, out: Path, *, half: bool = False) -> None:
     out.mkdir(parents=True, exist_ok=True)
     policy.model.config.astarpo_embedded = True
     state = {name: tensor.half() if half else tensor for name, tensor in policy.model.state_dict().items()}
+    transformers_logging.disable_progress_bar()
     policy.model.save_pretrained(out, state_dict=state)
     policy.tokenizer.save_pretrained(out)
+    # safetensors writes for the owner alone; a model in a wheel is for everybody who installs it.
+    (out / "model.safetensors").chmod(0o644)
 
 
 def model_card(recipe: Recipe, done: WarmStart) -> str:
