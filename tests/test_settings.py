@@ -107,3 +107,18 @@ def test_every_setting_says_what_it_means_and_numbers_have_bounds(settings: type
         if not field.description or (field.annotation in (int, float) and not bounded):
             bare.append(name)
     assert bare == []
+
+
+def test_a_range_of_worlds_is_one_world_of_each_whole_number() -> None:
+    phases = [{"styles": {"careful": 1}, "steps": 1}]
+    ranged = Recipe.parse(
+        {"environment": {"name": "webshop"}, "phases": phases, "worlds": {"catalogue_seed": {"first": 3, "last": 5}}}
+    )
+    assert ranged.worlds == ({"catalogue_seed": 3}, {"catalogue_seed": 4}, {"catalogue_seed": 5})
+
+
+@pytest.mark.parametrize("span", [{"first": 5, "last": 3}, {"first": 1}, 7, {"first": 1.5, "last": 2}])
+def test_a_range_of_worlds_without_two_whole_numbers_in_order_is_refused(span: object) -> None:
+    phases = [{"styles": {"careful": 1}, "steps": 1}]
+    with pytest.raises(SettingsError, match="first not above last"):
+        Recipe.parse({"environment": {"name": "webshop"}, "phases": phases, "worlds": {"catalogue_seed": span}})

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from transformers.utils import logging as transformers_logging
 
 from astarpo import plugins
@@ -59,7 +59,10 @@ class Recipe(Settings):
 
     environment: dict[str, Any] = Field(description="settings of the environment that is imitated and evaluated")
     worlds: tuple[dict[str, Any], ...] = Field(
-        ({},), min_length=1, description="changes to those settings, one for each world that demonstrations come from"
+        ({},),
+        min_length=1,
+        description="changes to those settings, one for each world that demonstrations come from; "
+        "{catalogue_seed: {first: 101, last: 164}} makes one of each whole number",
     )
     tasks: int = Field(20000, ge=1, description="at most this many training tasks of each world")
     architecture: Architecture = Field(Architecture.model_construct(), description="size of the model")
@@ -68,6 +71,20 @@ class Recipe(Settings):
     evaluation_tasks: int = Field(200, ge=1, description="dev tasks played after every phase")
     rollout: RolloutSettings = Field(RolloutSettings.model_construct(), description="limits of those plays")
     half: bool = Field(True, description="save the weights in float16, which halves the folder")
+
+    @field_validator("worlds", mode="before")
+    @classmethod
+    def _each(cls, worlds: object) -> object:
+        """A mapping of one setting to a range stands for one world of each number in it."""
+        if not isinstance(worlds, Mapping):
+            return worlds
+        if len(worlds) != 1:
+            raise ValueError(f"a range of worlds varies one setting, and {len(worlds)} were given.")
+        name, span = next(iter(worlds.items()))
+        bounds = (span.get("first"), span.get("last")) if isinstance(span, Mapping) and len(span) == 2 else ()
+        if len(bounds) != 2 or not all(type(bound) is int for bound in bounds) or bounds[0] > bounds[1]:
+            raise ValueError(f"the range of {name!r} wants whole numbers first and last, first not above last: {span}.")
+        return tuple({name: number} for number in range(bounds[0], bounds[1] + 1))
 
 
 @dataclass(frozen=True)
