@@ -12,6 +12,7 @@ import torch
 
 from astarpo.checkpoint import Checkpoints, Restored, check_version, is_run, mark_run, model_folder, read_state
 from astarpo.errors import RunError
+from astarpo.optimizers import Together
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.run import OptimizerSettings, PolicySettings
@@ -25,12 +26,12 @@ def state(update: int, best: tuple[float, int] = (-1.0, 0)) -> Restored:
     return Restored(update, {"stage": update}, {"scale": [0.1 * update]}, best, 1.5 * update)
 
 
-def learner(seed: int = 0) -> tuple[HuggingFacePolicy, torch.optim.Optimizer]:
+def learner(seed: int = 0, name: str = "adamw") -> tuple[HuggingFacePolicy, Together]:
     policy = small_policy(seed)
-    return policy, new_optimizer(policy, OptimizerSettings.parse({"learning_rate": 0.01}))
+    return policy, new_optimizer(policy, OptimizerSettings.parse({"name": name, "learning_rate": 0.01}))
 
 
-def move(policy: HuggingFacePolicy, optimizer: torch.optim.Optimizer, seed: int) -> None:
+def move(policy: HuggingFacePolicy, optimizer: Together, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     for parameter in policy.model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=random)
@@ -41,13 +42,14 @@ def kept(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
-def test_a_restored_learner_goes_on_exactly(tmp_path: Path) -> None:
-    policy, optimizer = learner()
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_restored_learner_goes_on_exactly(tmp_path: Path, name: str) -> None:
+    policy, optimizer = learner(name=name)
     checkpoints = Checkpoints(tmp_path, keep=3)
     for update in (1, 2):
         move(policy, optimizer, update)
     checkpoints.save(policy, optimizer, state(2, (0.5, 1)))
-    other, its_optimizer = learner(seed=9)
+    other, its_optimizer = learner(seed=9, name=name)
     assert checkpoints.restore(other, its_optimizer) == state(2, (0.5, 1))
     assert other.version == 2
     for seed in (3, 4):

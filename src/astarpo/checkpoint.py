@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from astarpo.errors import RunError
 from astarpo.journal import RUN_VERSION, write_atomically
+from astarpo.optimizers import Together
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.value_table import ValueTable
 
@@ -47,7 +48,7 @@ class Checkpoints:
     def save(
         self,
         policy: HuggingFacePolicy,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Together,
         state: Restored,
         values: ValueTable | None = None,
     ) -> Path:
@@ -99,9 +100,7 @@ class Checkpoints:
         """Whether there is a checkpoint that is whole."""
         return any(_whole(path) for path in self.folder.glob("[0-9]*"))
 
-    def restore(
-        self, policy: HuggingFacePolicy, optimizer: torch.optim.Optimizer, values: ValueTable | None = None
-    ) -> Restored:
+    def restore(self, policy: HuggingFacePolicy, optimizer: Together, values: ValueTable | None = None) -> Restored:
         """Put weights, optimiser and value table of the newest checkpoint back, and return the rest.
 
         Raises:

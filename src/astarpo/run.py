@@ -82,9 +82,12 @@ class RolloutSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """AdamW."""
+    """AdamW, or Muon inside the blocks."""
 
-    learning_rate: float = Field(3e-4, gt=0, le=1, description="step size of AdamW")
+    name: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for the matrices inside the blocks, AdamW for the rest; adamw: AdamW for all"
+    )
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="step size; Muon's is scaled to the size of AdamW's")
     schedule: Literal["constant", "linear"] = Field("constant", description="linear: falls to a tenth over the run")
     warmup: int = Field(0, ge=0, le=100000, description="updates over which the learning rate rises from zero")
     betas: tuple[float, float] = Field((0.9, 0.99), description="decay of AdamW's two running means")
@@ -121,7 +124,7 @@ class Run(Settings):
     values: ValueSettings = Field(ValueSettings.model_construct(), description="stage 1: V* from reference plays")
     curriculum: SerializeAsAny[CurriculumSettings] = Field(description="which tasks an update plays")
     rollout: RolloutSettings = Field(RolloutSettings.model_construct(), description="episodes of one update")
-    optimizer: OptimizerSettings = Field(OptimizerSettings.model_construct(), description="AdamW")
+    optimizer: OptimizerSettings = Field(OptimizerSettings.model_construct(), description="how the weights move")
     evaluation: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="held-out success")
     updates: int = Field(100, ge=0, le=10_000_000, description="optimiser updates")
     seed: int = Field(0, ge=0, lt=2**31, description="seeds task choice and sampling")

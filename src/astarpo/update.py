@@ -10,6 +10,7 @@ from torch import Tensor
 
 from astarpo.algorithms.base import Algorithm, AlgorithmSettings
 from astarpo.batch import Batch, Scored
+from astarpo.optimizers import Together, build_optimizer
 from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
 from astarpo.run import OptimizerSettings
 
@@ -82,7 +83,7 @@ def _without(idle: Tensor, policy: HuggingFacePolicy, batch: Batch, algorithm: A
     return _complete(metrics, loss, scored, part)
 
 
-def step(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, update: int, updates: int) -> dict[str, float]:
+def step(optimizer: Together, settings: OptimizerSettings, update: int, updates: int) -> dict[str, float]:
     """Clip the gradient, set the learning rate of `update` (from 0), and move the weights.
 
     Raises:
@@ -146,11 +147,14 @@ def _complete(metrics: dict[str, float], loss: Tensor, scored: Scored, batch: Ba
     return {**metrics, **whole}
 
 
-def new_optimizer(policy: HuggingFacePolicy, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW over every trainable parameter."""
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+def new_optimizer(policy: HuggingFacePolicy, settings: OptimizerSettings) -> Together:
+    """The optimiser that the settings name, over every trainable parameter."""
+    return build_optimizer(
+        policy.model,
+        settings.name,
+        learning_rate=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
     )
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from astarpo.chat import Chat
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import EnvironmentContractError
 from astarpo.evaluate import Evaluation, evaluate
+from astarpo.optimizers import build_optimizer
 from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
 from astarpo.policy.tiny.build import Architecture, build_model, build_tokenizer
 from astarpo.progress import Watch
@@ -40,7 +41,10 @@ class Phase(Settings):
     )
     steps: int = Field(ge=1, le=1_000_000, description="optimiser steps")
     batch: int = Field(64, ge=1, le=65536, description="demonstrations in one step")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate; rises over 5 % of the steps")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: Muon for the matrices inside the blocks, AdamW for the rest; adamw: AdamW for all"
+    )
+    learning_rate: float = Field(1e-2, gt=0, le=1, description="peak learning rate; rises over 5 % of the steps")
     final: float = Field(0.1, ge=0, le=1, description="share of the learning rate left at the last step, linearly")
     levels: tuple[str, ...] = Field(
         (), description="curriculum levels to draw tasks from; none: the target distribution"
@@ -81,10 +85,10 @@ class Recipe(Settings):
         if len(worlds) != 1:
             raise ValueError(f"a range of worlds varies one setting, and {len(worlds)} were given.")
         name, span = next(iter(worlds.items()))
-        bounds = (span.get("first"), span.get("last")) if isinstance(span, Mapping) and len(span) == 2 else ()
-        if len(bounds) != 2 or not all(type(bound) is int for bound in bounds) or bounds[0] > bounds[1]:
-            raise ValueError(f"the range of {name!r} wants whole numbers first and last, first not above last: {span}.")
-        return tuple({name: number} for number in range(bounds[0], bounds[1] + 1))
+        match span:
+            case {"first": int(first), "last": int(last)} if len(span) == 2 and first <= last:
+                return tuple({name: number} for number in range(first, last + 1))
+        raise ValueError(f"the range of {name!r} wants whole numbers first and last, first not above last: {span}.")
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ Demonstration = tuple[list[int], list[bool]]
 def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> WarmStart:
     """Follow `recipe` and save a Hugging Face model folder at `out`, with its model card.
 
+    The model as it stood after each phase but the last is saved in `out/phase-N`, in float32.
+
     Raises:
         EnvironmentContractError: the environment has no demonstrations of a style the recipe names.
     """
@@ -140,6 +146,8 @@ def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> Warm
         settings = EvaluationSettings(tasks=recipe.evaluation_tasks, samples=1)
         scores.append(evaluate(policy, home, settings=settings, rollout=recipe.rollout, split="dev", watch=watch))
         watch.note(f"phase {number + 1}: dev success {scores[-1].success:.1%} greedy, score {scores[-1].score:.3f}")
+        if number + 1 < len(recipe.phases):
+            save(policy, out / f"phase-{number + 1}")
     parameters = sum(p.numel() for p in model.parameters())
     done = WarmStart(out, tuple(scores), parameters, time.perf_counter() - began)
     save(policy, out, half=recipe.half)
@@ -160,14 +168,17 @@ def imitate(
         watch: told of every step, with the mean nats per said token.
     """
     model, watch = policy.model.train(), watch or Watch()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = build_optimizer(
+        model, phase.optimizer, learning_rate=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     rise = max(1, phase.steps // 20)
     for step in range(phase.steps):
         share = min((step + 1) / rise, 1.0) * (1 - (1 - phase.final) * step / phase.steps)
-        optimizer.param_groups[0]["lr"] = phase.learning_rate * share
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         nats = imitation_gradient(policy, next(stream), phase.observation_weight)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = phase.learning_rate * share
         optimizer.step()
         watch.advance(nats=round(nats, 4))
     model.eval()
