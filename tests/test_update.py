@@ -13,6 +13,7 @@ from astarpo.algorithms.base import Algorithm
 from astarpo.batch import Batch
 from astarpo.collate import collate
 from astarpo.environments.rewards import score
+from astarpo.optimizers import Together
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.rollout import Play, collect
 from astarpo.run import OptimizerSettings, RolloutSettings, Run, algorithm
@@ -154,7 +155,7 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(
 def one_step(settings: dict[str, Any], update: int, scale: float = 1.0) -> dict[str, float]:
     weights = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.zeros_(weights.weight)
-    optimizer = torch.optim.SGD(weights.parameters(), lr=1.0)
+    optimizer = Together(torch.optim.SGD(weights.parameters(), lr=1.0))
     weights.weight.grad = torch.tensor([[3.0, 4.0]]) * scale
     metrics = step(optimizer, OptimizerSettings.parse(settings), update, 10)
     return metrics | {"moved": float(weights.weight.detach().norm())}

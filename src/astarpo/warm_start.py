@@ -23,13 +23,14 @@ from transformers.utils import logging as transformers_logging
 from astarpo import plugins
 from astarpo.chat import Chat
 from astarpo.environments.base import Environment, EnvironmentSettings
-from astarpo.errors import EnvironmentContractError
+from astarpo.errors import EnvironmentContractError, SettingsError
 from astarpo.evaluate import Evaluation, evaluate
 from astarpo.optimizers import build_optimizer
 from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
+from astarpo.policy.load import load_policy
 from astarpo.policy.tiny.build import Architecture, build_model, build_tokenizer
 from astarpo.progress import Watch
-from astarpo.run import EvaluationSettings, RolloutSettings
+from astarpo.run import EvaluationSettings, PolicySettings, RolloutSettings
 from astarpo.settings import Settings
 
 
@@ -127,33 +128,83 @@ Demonstration = tuple[list[int], list[bool]]
 def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> WarmStart:
     """Follow `recipe` and save a Hugging Face model folder at `out`, with its model card.
 
-    The model as it stood after each phase but the last is saved in `out/phase-N`, in float32.
+    The model as it stood after each phase but the last is saved in `out/phase-N`, in float32. Called again after an
+    interruption, or with phases added, it goes on after the last of them that the same recipe made: with the same
+    result as if it had never stopped, since every phase begins with a new optimiser and its own dice.
 
     Raises:
         EnvironmentContractError: the environment has no demonstrations of a style the recipe names.
+        SettingsError: `out` holds phases of another recipe.
     """
-    watch, began = watch or Watch(), time.perf_counter()
+    watch = watch or Watch()
     worlds = [_world({**recipe.environment, **change}) for change in recipe.worlds]
     home = _world(recipe.environment)
-    tokenizer = build_tokenizer(_texts(worlds, recipe), recipe.architecture.vocabulary)
-    model = build_model(recipe.architecture, tokenizer, recipe.seed)
-    policy = HuggingFacePolicy(model, tokenizer, rules=False, name="warm start")
-    scores = []
-    for number, phase in enumerate(recipe.phases):
+    finished = _finished(recipe, out)
+    if finished:
+        policy = load_policy(PolicySettings(model=str(_phase_folder(out, len(finished)))), recipe.environment["name"])
+        watch.note(f"going on after phase {len(finished)}, which is in {out}")
+    else:
+        tokenizer = build_tokenizer(_texts(worlds, recipe), recipe.architecture.vocabulary)
+        model = build_model(recipe.architecture, tokenizer, recipe.seed)
+        policy = HuggingFacePolicy(model, tokenizer, rules=False, name="warm start")
+    for number, phase in list(enumerate(recipe.phases))[len(finished) :]:
+        began = time.perf_counter()
         watch.stage(f"phase {number + 1}: imitating {', '.join(phase.styles)}", phase.steps)
         stream = demonstrations(worlds, policy.chat, phase, recipe, number)
         imitate(policy, stream, phase, watch=watch)
         settings = EvaluationSettings(tasks=recipe.evaluation_tasks, samples=1)
-        scores.append(evaluate(policy, home, settings=settings, rollout=recipe.rollout, split="dev", watch=watch))
-        watch.note(f"phase {number + 1}: dev success {scores[-1].success:.1%} greedy, score {scores[-1].score:.3f}")
+        got = evaluate(policy, home, settings=settings, rollout=recipe.rollout, split="dev", watch=watch)
+        watch.note(f"phase {number + 1}: dev success {got.success:.1%} greedy, score {got.score:.3f}")
+        finished.append(FinishedPhase(got, time.perf_counter() - began))
         if number + 1 < len(recipe.phases):
-            save(policy, out / f"phase-{number + 1}")
-    parameters = sum(p.numel() for p in model.parameters())
-    done = WarmStart(out, tuple(scores), parameters, time.perf_counter() - began)
+            _keep(policy, recipe, out, finished)
+    parameters = sum(p.numel() for p in policy.model.parameters())
+    done = WarmStart(out, tuple(f.dev for f in finished), parameters, sum(f.seconds for f in finished))
     save(policy, out, half=recipe.half)
     (out / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n", "utf-8")
     (out / "README.md").write_text(model_card(recipe, done), "utf-8")
     return done
+
+
+@dataclass(frozen=True)
+class FinishedPhase:
+    """A phase that is over: what the model then scored on dev, and how long it took."""
+
+    dev: Evaluation
+    seconds: float
+
+
+def _phase_folder(out: Path, number: int) -> Path:
+    return out / f"phase-{number}"
+
+
+def _keep(policy: HuggingFacePolicy, recipe: Recipe, out: Path, finished: Sequence[FinishedPhase]) -> None:
+    """Save the model after the last finished phase; phase.json comes last, so a folder that has it is whole."""
+    folder = _phase_folder(out, len(finished))
+    save(policy, folder)
+    last = finished[-1]
+    facts = {"recipe": _so_far(recipe, len(finished)), "dev": last.dev.as_dict(), "seconds": last.seconds}
+    (folder / "phase.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+
+
+def _finished(recipe: Recipe, out: Path) -> list[FinishedPhase]:
+    """The phases of `recipe` that are already in `out`, from the first without a gap."""
+    found: list[FinishedPhase] = []
+    for number in range(1, len(recipe.phases)):
+        file = _phase_folder(out, number) / "phase.json"
+        if not file.exists():
+            break
+        facts = json.loads(file.read_text("utf-8"))
+        if facts["recipe"] != _so_far(recipe, number):
+            raise SettingsError(f"{file.parent} holds a phase of another recipe: name another folder with --out.")
+        found.append(FinishedPhase(Evaluation.from_dict(facts["dev"]), float(facts["seconds"])))
+    return found
+
+
+def _so_far(recipe: Recipe, number: int) -> dict[str, Any]:
+    """What the model after `number` phases depends on."""
+    plain = recipe.model_dump(mode="json", exclude={"half"})
+    return plain | {"phases": plain["phases"][:number]}
 
 
 def imitate(
