@@ -35,7 +35,16 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "environment": {"name": "arithmetic", "level": "easy"},
         "tasks": 500,
         "architecture": {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "context": 256, "vocabulary": 280},
-        "phases": [{"styles": {"direct": 1}, "steps": 60, "batch": 16, "pool": 128, "learning_rate": 1e-2}],
+        "phases": [
+            {
+                "styles": {"direct": 1},
+                "steps": 60,
+                "batch": 16,
+                "pool": 128,
+                "optimizer": "adamw",
+                "learning_rate": 1e-2,
+            }
+        ],
         "evaluation_tasks": 4,
         "rollout": {"reply_tokens": 6},
     }

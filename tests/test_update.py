@@ -79,6 +79,26 @@ def test_a_batch_cut_small_has_the_gradient_of_the_whole(
     assert all(p.grad is None for p in reference.model.parameters())
 
 
+@pytest.mark.parametrize("tokens", [1, 100, 10**6])
+def test_episodes_without_signal_change_nothing_however_the_others_are_cut(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch], tokens: int
+) -> None:
+    policy, reference, given = pair
+    how = method("grpo")
+    first = given.task == given.task[0]
+    mixed = replace(given, reward=torch.where(first, 0.5, given.reward + torch.arange(given.size) % 3))
+    assert 0 < int(how.idle(mixed).sum()) < given.size
+    found_metrics = backward(policy, mixed, how, reference=reference, tokens=tokens)
+    found = gradient(policy)
+    policy.model.zero_grad(set_to_none=True)
+    scored = policy.log_probs(mixed)
+    loss, metrics = how.loss(scored, mixed)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float((found - gradient(policy)).norm() / found.norm()) < 1e-5
+    assert found_metrics["loss"] == pytest.approx(float(loss.detach()), abs=1e-5)
+    assert found_metrics["advantage/std"] == pytest.approx(metrics["advantage/std"])
+
+
 def test_one_of_them_asks_for_the_exact_kl() -> None:
     assert any(how.needs.exact_kl for how in METHODS)
 

@@ -28,33 +28,38 @@ def backward(
 ) -> dict[str, float]:
     """Leave the gradient of the algorithm's loss in the policy's parameters and return its metrics.
 
-    Where the batch has at most `tokens` padded tokens its activations are held at once. Otherwise it is exact in two
-    passes: the first, without gradient, gives dL/d(logp, entropy, KL); the second carries them back, part by part.
+    Episodes that have no gradient are not scored. Where the others have at most `tokens` padded tokens, their
+    activations are held at once. Otherwise it is exact in two passes: the first, without gradient, gives
+    dL/d(logp, entropy, KL); the second carries them back, part by part.
     """
     teacher = reference if algorithm.needs.exact_kl else None
     policy.model.zero_grad(set_to_none=True)
     idle = algorithm.idle(batch)
-    if bool(idle.any()) and not bool(idle.all()):
-        return _without(idle, policy, batch, algorithm)
-    if int(batch.lengths.max()) * batch.size <= tokens:
-        scored = policy.log_probs(batch, reference=teacher, tokens=PASS_TOKENS)
-        loss, metrics = algorithm.loss(scored, batch)
+    rows = (~idle).nonzero()[:, 0] if bool(idle.any()) and not bool(idle.all()) else None
+    part = batch if rows is None else _rows(batch, rows)
+
+    def loss_of(scored: Scored) -> tuple[Tensor, dict[str, float]]:
+        return algorithm.loss(scored if rows is None else _spread(scored, rows, batch), batch)
+
+    if int(part.lengths.max()) * part.size <= tokens:
+        scored = policy.log_probs(part, reference=teacher, tokens=min(tokens, PASS_TOKENS))
+        loss, metrics = loss_of(scored)
         if not metrics.get("signal/skipped"):
             loss.backward()  # type: ignore[no-untyped-call]
-        return _complete(metrics, loss, scored, batch)
+        return _complete(metrics, loss, scored, part)
     with torch.no_grad():
-        first = policy.log_probs(batch, reference=teacher, tokens=tokens)
+        first = policy.log_probs(part, reference=teacher, tokens=min(tokens, PASS_TOKENS))
     leaves = Scored(
         logp=first.logp.detach().requires_grad_(),
         entropy=first.entropy.detach().requires_grad_(),
         kl_exact=None if first.kl_exact is None else first.kl_exact.detach().requires_grad_(),
     )
-    loss, metrics = algorithm.loss(leaves, batch)
+    loss, metrics = loss_of(leaves)
     if not metrics.get("signal/skipped"):
         loss.backward()  # type: ignore[no-untyped-call]
-        for rows in length_buckets(batch.lengths, tokens):
-            part = _rows(batch, rows)
-            scored = policy.log_probs(part, reference=teacher, tokens=tokens)
+        for some in length_buckets(part.lengths, tokens):
+            cut = _rows(part, some)
+            scored = policy.log_probs(cut, reference=teacher, tokens=min(tokens, PASS_TOKENS))
             outs, grads = [], []
             for out, leaf in (
                 (scored.logp, leaves.logp),
@@ -63,24 +68,17 @@ def backward(
             ):
                 if out is not None and leaf is not None and leaf.grad is not None:
                     outs.append(out)
-                    grads.append(leaf.grad[rows][:, : out.shape[1]])
+                    grads.append(leaf.grad[some][:, : out.shape[1]])
             torch.autograd.backward(outs, grads)
-    return _complete(metrics, loss, first, batch)
+    return _complete(metrics, loss, first, part)
 
 
-def _without(idle: Tensor, policy: HuggingFacePolicy, batch: Batch, algorithm: Algorithm[Any]) -> dict[str, float]:
-    """`backward` where the episodes `idle` [B] have no gradient: only the others are scored, with the same result."""
-    rows = (~idle).nonzero()[:, 0]
-    part = _rows(batch, rows)
-    width = part.tokens.shape[1]
-    scored = policy.log_probs(part, tokens=PASS_TOKENS)
+def _spread(scored: Scored, rows: Tensor, batch: Batch) -> Scored:
+    """`scored` of the episodes `rows` in the columns of the whole batch; the others get what was sampled, and no
+    gradient. They are idle, which an algorithm says only where no exact KL is asked for."""
     logp, entropy = batch.behaviour_logp.clone(), torch.zeros_like(batch.behaviour_logp)
-    place = (rows[:, None], torch.arange(width, device=rows.device)[None, :])
-    whole = Scored(logp=logp.index_put(place, scored.logp), entropy=entropy.index_put(place, scored.entropy))
-    loss, metrics = algorithm.loss(whole, batch)
-    if not metrics.get("signal/skipped"):
-        loss.backward()  # type: ignore[no-untyped-call]
-    return _complete(metrics, loss, scored, part)
+    place = (rows[:, None], torch.arange(scored.logp.shape[1], device=rows.device)[None, :])
+    return Scored(logp=logp.index_put(place, scored.logp), entropy=entropy.index_put(place, scored.entropy))
 
 
 def step(optimizer: Together, settings: OptimizerSettings, update: int, updates: int) -> dict[str, float]:
