@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from astarpo.errors import MissingColumnError, ShapeError
@@ -152,3 +154,13 @@ class Batch:
         if column is None:
             raise MissingColumnError("the batch has no states by turn: collate it from whole episodes.")
         return column
+
+
+def length_buckets(lengths: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Rows sorted by length and cut so that each part, padded to its longest, holds at most `tokens` tokens."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    begin = 0
+    while begin < len(order):
+        rows = max(1, tokens // max(int(lengths[order[begin]]), 1))
+        yield order[begin : begin + rows]
+        begin += rows

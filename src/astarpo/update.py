@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from astarpo.algorithms.base import Algorithm, AlgorithmSettings
-from astarpo.batch import Batch, Scored
+from astarpo.batch import Batch, Scored, length_buckets
 from astarpo.curriculum.base import generator
 from astarpo.optimizers import Together, build_optimizer
-from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
+from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import OptimizerSettings
 
 PASS_TOKENS = 2048

@@ -21,12 +21,13 @@ from pydantic import Field, field_validator, model_validator
 from transformers.utils import logging as transformers_logging
 
 from astarpo import plugins
+from astarpo.batch import length_buckets
 from astarpo.chat import Chat
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import EnvironmentContractError, SettingsError
 from astarpo.evaluate import Evaluation, evaluate
 from astarpo.optimizers import build_optimizer
-from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
+from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.policy.tiny.build import Architecture, build_model, build_tokenizer
 from astarpo.progress import Watch

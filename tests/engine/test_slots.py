@@ -10,7 +10,8 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from astarpo.policy.huggingface import HuggingFacePolicy, Slots, choose
+from astarpo.engine.conversations import Slots, choose
+from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
 
 SIZE: dict[str, Any] = {

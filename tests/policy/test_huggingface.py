@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from astarpo.batch import Batch
-from astarpo.policy.huggingface import HuggingFacePolicy, length_buckets
+from astarpo.batch import Batch, length_buckets
+from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
 
 
