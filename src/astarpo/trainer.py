@@ -177,33 +177,47 @@ class Trainer:
 
     def loop(self, first: int) -> int:
         """Updates from `first` on, until there are `run.updates` or the budget is used up; how many there are then."""
-        run, update = self.run, first
+        update = first
         while not self.finished(update):
-            began, share = time.perf_counter(), self._share(update)
-            self._sync(update)
-            tasks = self.curriculum.choose(update, run.rollout.tasks_per_update)
-            groups, replaced, sampling = self._with_signal(tasks, self._collect(tasks, update), update)
-            values = self._values_of([group[0].task for group in groups], update)
-            learned = [episode for group in groups for episode in group]
-            batch = collate(learned, values=values, device=self.policy.device)
-            batch = controlled(batch, run.control, seed=run.seed, update=update)
-            kept, filtering = filtered(batch, run.filter)
-            collapse = self._collapse(learned, update)
-            metrics = {"signal/skipped": 1.0} if kept is None else self._learn(kept, update, share)
-            # Everything that was played counts for the curriculum and in the journal; only `learned` was learned from.
-            episodes = learned + replaced
-            metrics |= self.curriculum.observe(episodes) | sampling | filtering | collapse
-            if self.tracker is not None:
-                metrics |= self.tracker.observe(episodes, update)
-            self.policy.version = update + 1
-            metrics |= episode_metrics(episodes) | {"temperature": batch.temperature}
-            metrics["seconds"] = time.perf_counter() - began
-            read, said = (sum(tokens) for tokens in zip(*map(tokens_of, episodes), strict=True))
-            metrics["tokens_per_second"] = (read + said) / metrics["seconds"]
-            before = self._count(Used(len(episodes), read, said))
+            before = self.used
+            episodes, metrics = self.update(update)
             update += 1
-            self._keep(update, episodes, metrics | self.used.metrics(), before)
+            self._keep(update, episodes, metrics, before)
         return update
+
+    def update(self, update: int) -> tuple[list[Episode], dict[str, float]]:
+        """Play the tasks of `update` (from 0) and learn from them; nothing is written, but for stage 1's plays.
+
+        Returns:
+            Every episode that was played, those that were not learned from included, and the line of metrics.
+
+        Raises:
+            RunError: the gradient is not finite; the weights are those of the update before.
+        """
+        run = self.run
+        began, share = time.perf_counter(), self._share(update)
+        self._sync(update)
+        tasks = self.curriculum.choose(update, run.rollout.tasks_per_update)
+        groups, replaced, sampling = self._with_signal(tasks, self._collect(tasks, update), update)
+        values = self._values_of([group[0].task for group in groups], update)
+        learned = [episode for group in groups for episode in group]
+        batch = collate(learned, values=values, device=self.policy.device)
+        batch = controlled(batch, run.control, seed=run.seed, update=update)
+        kept, filtering = filtered(batch, run.filter)
+        collapse = self._collapse(learned, update)
+        metrics = {"signal/skipped": 1.0} if kept is None else self._learn(kept, update, share)
+        # Everything that was played counts for the curriculum and in the journal; only `learned` was learned from.
+        episodes = learned + replaced
+        metrics |= self.curriculum.observe(episodes) | sampling | filtering | collapse
+        if self.tracker is not None:
+            metrics |= self.tracker.observe(episodes, update)
+        self.policy.version = update + 1
+        metrics |= episode_metrics(episodes) | {"temperature": batch.temperature}
+        metrics["seconds"] = time.perf_counter() - began
+        read, said = (sum(tokens) for tokens in zip(*map(tokens_of, episodes), strict=True))
+        metrics["tokens_per_second"] = (read + said) / metrics["seconds"]
+        self._count(Used(len(episodes), read, said))
+        return episodes, metrics | self.used.metrics()
 
     def finished(self, update: int) -> bool:
         """Whether the run ends after `update` updates."""
@@ -215,18 +229,16 @@ class Trainer:
             return None
         return min(1.0, max(self.run.budget.share(self.used), update / max(self.run.updates, 1)))
 
-    def _count(self, played: Used) -> Used:
-        """Add what an update played to what is used; returns what was used before it.
+    def _count(self, played: Used) -> None:
+        """Add what an update played to what is used.
 
         Everything that goes by a budget reads the number that stands in the journal, so a resumed run goes as one that
         never stopped.
         """
-        before = self.used
         seconds = round(self.seconds_counted + self._training_seconds(but="stage 1"), 3)
         self._played = replace(self._played + played, seconds=seconds)
         used = self._played + self._stage_one_used()
         self.used = replace(used, seconds=round(used.seconds, 3))
-        return before
 
     def _stage_one_used(self) -> Used:
         if self._table is None:
