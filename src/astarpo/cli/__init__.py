@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from astarpo import __version__
-from astarpo.cli import check, compare, diagnose, evaluate, play, report, train, values, view, warm_start, webshop
+from astarpo.cli import check, compare, diagnose, evaluate, plan, play, report, train, values, view, warm_start, webshop
 from astarpo.cli import list as list_
 from astarpo.cli.common import EnvironmentCommand, SettingsCommand
 from astarpo.errors import AstarpoError
@@ -62,6 +62,7 @@ app.command("train", cls=SettingsCommand)(train.train)
 app.command("compare", cls=compare.CompareCommand)(compare.compare)
 app.command("evaluate", cls=evaluate.EvaluateCommand)(evaluate.evaluate)
 app.command("values", cls=values.ValuesCommand)(values.values)
+app.command("plan", cls=plan.PlanCommand)(plan.plan)
 app.command("report")(report.report)
 app.command("view")(view.view)
 app.command("check", cls=EnvironmentCommand)(check.check)
