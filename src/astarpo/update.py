@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from astarpo.algorithms.base import Algorithm, AlgorithmSettings
-from astarpo.batch import Batch, Scored, length_buckets
+from astarpo.batch import Batch, Scored
 from astarpo.curriculum.base import generator
 from astarpo.optimizers import Together, build_optimizer
+from astarpo.policy import scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import OptimizerSettings
 
 PASS_TOKENS = 2048
-"""Padded tokens of one forward pass while activations are kept anyway: short rows are not padded to long ones."""
+"""Tokens of one forward pass while activations are kept anyway: small enough to stay in a processor's cache."""
 
 
 def learn(
@@ -118,7 +119,7 @@ def backward(
 ) -> dict[str, float]:
     """Leave the gradient of the algorithm's loss in the policy's parameters and return its metrics.
 
-    Episodes that have no gradient are not scored. Where the others have at most `tokens` padded tokens, their
+    Episodes that have no gradient are not scored. Where the others have at most `tokens` tokens, their
     activations are held at once. Otherwise it is exact in two passes: the first, without gradient, gives
     dL/d(logp, entropy, KL); the second carries them back, part by part.
     """
@@ -131,7 +132,8 @@ def backward(
     def loss_of(scored: Scored) -> tuple[Tensor, dict[str, float]]:
         return algorithm.loss(scored if rows is None else _spread(scored, rows, batch), batch)
 
-    if int(part.lengths.max()) * part.size <= tokens:
+    packed = policy.traits.packed
+    if scoring.size(part, packed=packed) <= tokens:
         scored = policy.log_probs(part, reference=teacher, tokens=min(tokens, PASS_TOKENS))
         loss, metrics = loss_of(scored)
         if not metrics.get("signal/skipped"):
@@ -147,7 +149,7 @@ def backward(
     loss, metrics = loss_of(leaves)
     if not metrics.get("signal/skipped"):
         loss.backward()  # type: ignore[no-untyped-call]
-        for some in length_buckets(part.lengths, tokens):
+        for some in scoring.cuts(part.lengths, tokens, packed=packed):
             cut = part.take(some)
             scored = policy.log_probs(cut, reference=teacher, tokens=min(tokens, PASS_TOKENS))
             outs, grads = [], []

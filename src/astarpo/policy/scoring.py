@@ -1,44 +1,98 @@
-"""Scoring: ln π, entropy, exact KL and hidden states of a batch's acted tokens, part by part."""
+"""Scoring: ln π, entropy, exact KL and hidden states of a batch's acted tokens, pass by pass.
+
+A pass lays its episodes end to end without padding: positions start anew with each, and attention stays inside it. Only
+what stands before an acted token reaches the output head, and of its logits no more than a chunk exists at a time.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from astarpo.batch import Batch, Scored, length_buckets
+from astarpo.policy.head import acted_scores
+
+PACKED = "astarpo_packed"
+"""Name under which transformers finds `packed_attention`."""
+
+PACKABLE = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers that `packed_attention` stands in for."""
 
 
-def log_probs(model: Any, split: bool, batch: Batch, *, reference: tuple[Any, bool] | None, tokens: int) -> Scored:
+@dataclass(frozen=True)
+class Traits:
+    """What a model lets scoring do; see `traits`.
+
+    Attributes:
+        split: its decoder and its output head, called one after the other, give its own logits.
+        padded: why its episodes cannot be laid end to end; empty where they can.
+    """
+
+    split: bool
+    padded: str = ""
+
+    @property
+    def packed(self) -> bool:
+        """Whether its episodes are laid end to end."""
+        return not self.padded
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Episodes of one forward pass, up to the last token that is needed to predict an acted one.
+
+    Attributes:
+        ids, positions: [1, N] where packed, [n, longest] where padded.
+        lengths: tokens of each episode, longest first.
+        before: [A] places among the flattened positions, each right before an acted token.
+        place: [A] the acted tokens' places in the flattened batch.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    lengths: tuple[int, ...]
+    before: Tensor
+    place: Tensor
+
+
+def log_probs(model: Any, own: Traits, batch: Batch, *, reference: tuple[Any, Traits] | None, tokens: int) -> Scored:
     """ln π and entropy of the batch's acted tokens at the batch's temperature, with gradient.
 
     Args:
         model: the transformers model.
-        split: whether its decoder and its head may be called apart; see `head_is_separate`.
+        own: what it lets us do.
         batch: [B, T].
         reference: where given, `Scored.kl_exact` holds KL(π ‖ π_ref) over the whole vocabulary.
-        tokens: padded tokens of one forward pass; rows are sorted by length so that little is padding.
+        tokens: of one forward pass.
 
     Returns:
-        Scored with [B, T] columns, 0 where not acted.
+        Scored with [B, T] float32 columns, 0 where not acted.
     """
-    logp, entropy, kl = [], [], []
+    found: list[tuple[Tensor, Tensor, Tensor | None]] = []
     order: list[Tensor] = []
-    for rows in length_buckets(batch.lengths, tokens):
-        part, logits = acted_logits(model, split, batch, rows)
-        log_p = torch.log_softmax(logits.float() / batch.temperature, dim=-1)
-        target = batch.tokens[rows][part]
-        logp.append(log_p.gather(-1, target[:, None])[:, 0])
-        entropy.append(-(log_p.exp() * log_p).sum(-1))
+    flat = batch.tokens.flatten()
+    for some in passes(batch, tokens, packed=own.packed and (reference is None or reference[1].packed)):
+        given = scorable(model, own, some)
+        other = None
         if reference is not None:
             with torch.no_grad():
-                _, ref_logits = acted_logits(*reference, batch, rows)
-                log_ref = torch.log_softmax(ref_logits.float() / batch.temperature, dim=-1)
-            kl.append((log_p.exp() * (log_p - log_ref)).sum(-1))
-        row, column = part.nonzero(as_tuple=True)
-        order.append(rows[row] * batch.tokens.shape[1] + column)
+                other = scorable(*reference, some)
+        found.append(acted_scores(given, flat[some.place], batch.temperature, reference=other))
+        order.append(some.place)
+    if not order:
+        zeros = torch.zeros(batch.tokens.shape, device=flat.device)
+        return Scored(zeros, zeros.clone(), zeros.clone() if reference is not None else None)
     place = torch.cat(order)
+    logp, entropy, kl = zip(*found, strict=True)
     return Scored(
         logp=_scatter(torch.cat(logp), place, batch),
         entropy=_scatter(torch.cat(entropy), place, batch),
@@ -47,47 +101,101 @@ def log_probs(model: Any, split: bool, batch: Batch, *, reference: tuple[Any, bo
 
 
 @torch.no_grad()
-def hidden_states(model: Any, batch: Batch, *, tokens: int) -> Tensor:
+def hidden_states(model: Any, own: Traits, batch: Batch, *, tokens: int) -> Tensor:
     """The last hidden state before each acted token, [B, T, H] float32, 0 elsewhere; without gradient.
 
     Args:
+        model, own: as `log_probs`.
         batch: [B, T].
-        tokens: padded tokens of one forward pass.
+        tokens: of one forward pass.
     """
     width = int(model.config.get_text_config().hidden_size)
-    found = torch.zeros((*batch.tokens.shape, width), device=batch.tokens.device)
-    for rows in length_buckets(batch.lengths, tokens):
-        longest = int(batch.lengths[rows].max())
-        states = model.get_decoder()(
-            input_ids=batch.tokens[rows][:, :longest], use_cache=False
-        ).last_hidden_state.float()
-        # What is known before token t is what the model holds at t − 1.
-        part = torch.zeros_like(states)
-        part[:, 1:] = states[:, :-1]
-        found[rows, :longest] = torch.where(batch.acted[rows][:, :longest, None], part, 0.0)
-    return found
+    found = torch.zeros((batch.tokens.numel(), width), device=batch.tokens.device)
+    for some in passes(batch, tokens, packed=own.packed):
+        states = decoded(model, own, some)
+        found[some.place] = states.index_select(0, some.before).float()
+    return found.view(*batch.tokens.shape, width)
 
 
-def acted_logits(model: Any, split: bool, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The acted mask of `rows` cut to their length [n, t], and the logits [acted, V] that predicted them."""
-    width = int(batch.lengths[rows].max())
-    acted = torch.zeros_like(batch.acted[rows])
-    acted[:, :width] = batch.acted[rows][:, :width]
-    # Right padding under a causal mask: no real token ever sees a pad, so no mask is needed.
-    ids = batch.tokens[rows][:, :width]
-    before = torch.zeros_like(acted)
-    before[:, :-1] = acted[:, 1:]
-    if not split:
-        return acted, model(input_ids=ids, use_cache=False).logits[before[:, :width]]
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    logits: Tensor = model.get_output_embeddings()(hidden[before[:, :width]])
-    return acted, logits
+def cuts(lengths: Tensor, tokens: int, *, packed: bool) -> Iterator[Tensor]:
+    """Rows, longest first, cut so that each part holds at most `tokens` tokens, or one row that is longer.
+
+    Args:
+        lengths: [B] tokens of each row.
+        tokens: of one part; padding counts where there is any.
+        packed: whether rows lie end to end. Otherwise each is padded to the longest of its part.
+    """
+    if not packed:
+        yield from length_buckets(lengths, tokens)
+        return
+    order = torch.argsort(lengths, descending=True, stable=True)
+    begin, held = 0, 0
+    for end, length in enumerate(lengths[order].tolist()):
+        if end > begin and held + length > tokens:
+            yield order[begin:end]
+            begin, held = end, 0
+        held += length
+    if begin < len(order):
+        yield order[begin:]
+
+
+def size(batch: Batch, *, packed: bool) -> int:
+    """Tokens of one pass over the whole batch, padding counted where there is any."""
+    return int(batch.lengths.sum()) if packed else int(batch.lengths.max()) * batch.size
+
+
+def passes(batch: Batch, tokens: int, *, packed: bool) -> Iterator[Pass]:
+    """The batch as forward passes of at most `tokens` tokens each. Episodes in which nothing was acted are left out."""
+    width = batch.tokens.shape[1]
+    number = torch.arange(width, device=batch.tokens.device)
+    # The last acted token is predicted from the one before; nothing from it on is read.
+    needed = (batch.acted * number).amax(1)
+    rows = needed.nonzero()[:, 0]
+    for part in cuts(needed[rows], tokens, packed=packed):
+        some = rows[part]
+        lengths = needed[some].tolist()
+        longest = lengths[0]
+        inside = number[:longest] < needed[some, None]
+        # Right padding under a causal mask: no real token ever sees a pad, so no mask is needed.
+        ids = batch.tokens[some, :longest]
+        positions = number[:longest].expand(len(some), -1)
+        acted = batch.acted[some, 1 : longest + 1] & inside
+        places = some[:, None] * width + number[1 : longest + 1]
+        if packed:
+            ids, positions, told = ids[inside][None], positions[inside][None], acted[inside]
+        else:
+            told = acted.flatten()
+        yield Pass(ids, positions, tuple(lengths), told.nonzero()[:, 0], places[acted])
+
+
+def decoded(model: Any, own: Traits, some: Pass) -> Tensor:
+    """Last hidden states of a pass, one row a position, [N, H]; with gradient where it is on."""
+    with _ready(model, own):
+        states: Tensor = model.get_decoder()(**_inputs(own, some)).last_hidden_state
+    return states.reshape(-1, states.shape[-1])
+
+
+def scorable(model: Any, own: Traits, some: Pass) -> tuple[Tensor, nn.Module | None]:
+    """What the acted tokens are scored from: hidden states [A, H] and the head, or logits [A, V] and None."""
+    if own.split:
+        return decoded(model, own, some).index_select(0, some.before), model.get_output_embeddings()
+    with _ready(model, own):
+        if own.packed:
+            logits: Tensor = model(**_inputs(own, some), logits_to_keep=some.before).logits[0]
+        else:
+            logits = model(**_inputs(own, some)).logits.flatten(0, 1).index_select(0, some.before)
+    return logits, None
+
+
+def traits(model: Any) -> Traits:
+    """What `model` lets scoring do, found out by running it on a few tokens."""
+    return Traits(split=head_is_separate(model), padded=why_padded(model))
 
 
 def head_is_separate(model: Any) -> bool:
     """Whether decoder and output embeddings, called one after the other, give the model's own logits.
 
-    Some families scale or cap logits inside `forward`; for those every position pays for the head.
+    Some families scale or cap logits inside `forward`; for those the model's own forward is asked.
     """
     decoder, head = getattr(model, "get_decoder", lambda: None)(), model.get_output_embeddings()
     if decoder is None or head is None:
@@ -97,6 +205,125 @@ def head_is_separate(model: Any) -> bool:
         own = model(input_ids=probe, use_cache=False).logits
         split = head(decoder(input_ids=probe, use_cache=False).last_hidden_state)
     return own.shape == split.shape and bool(torch.equal(own, split))
+
+
+def why_padded(model: Any) -> str:
+    """Why episodes laid end to end would not be scored as each by itself; empty where they are.
+
+    Some families keep states other than attention, or attend by code of their own.
+    """
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    config = model.config.get_text_config()
+    others = sorted(frozenset(getattr(config, "layer_types", None) or ()) - PACKABLE)
+    if decoder is None:
+        return "it has no decoder of its own"
+    if others:
+        return f"it has layers of the kind {others[0]}"
+    if config._attn_implementation != "sdpa" or not getattr(decoder, "_supports_attention_backend", False):
+        return "it attends by code of its own"
+    if not {"position_ids", "kwargs"} <= set(inspect.signature(decoder.forward).parameters):
+        return "it does not take positions"
+    device = next(iter(model.parameters())).device
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6]], device=device)
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    together = Pass(ids, torch.tensor([[0, 1, 2, 3, 0, 1]], device=device), (4, 2), nothing, nothing)
+    with torch.inference_mode():
+        found = decoded(model, Traits(split=True), together).float()
+        alone = [decoder(input_ids=part, use_cache=False).last_hidden_state[0] for part in (ids[:, :4], ids[:, 4:])]
+    expected = torch.cat(alone).float()
+    bound = 1e-4 if model.dtype == torch.float32 else 3e-2
+    off = float((found - expected).norm() / expected.norm())
+    return "" if off < bound else f"laid end to end they differ by {off:.1g} of the hidden states"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed_lengths: Sequence[int] | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each of the episodes that lie end to end; transformers calls it.
+
+    Episodes of one length are attended to in one call. On a CPU that is faster than padding them, and several times
+    faster than one call with a mask of blocks (docs/performance.md).
+
+    Args:
+        query: [1, heads, N, D]; key and value may have fewer heads.
+        packed_lengths: tokens of each episode; without it, attention is PyTorch's own.
+        sliding_window: how many positions back a token sees, itself included; None for all.
+    """
+    if packed_lengths is None:
+        attended, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+        return attended, None
+    parts, begin = [], 0
+    rows = [one[0].transpose(0, 1) for one in (query, key, value)]
+    for length, count in _runs(packed_lengths):
+        end = begin + length * count
+        # [N, heads, D] is contiguous, so this is a view: no token is copied.
+        q, k, v = (one[begin:end].view(count, length, *one.shape[1:]).transpose(1, 2) for one in rows)
+        near = None
+        if sliding_window is not None and length > sliding_window:
+            ahead = torch.arange(length, device=query.device)
+            back = ahead[:, None] - ahead
+            near = (back >= 0) & (back < sliding_window)
+        attended = nn.functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=near,
+            dropout_p=dropout,
+            is_causal=near is None,
+            scale=scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        parts.append(attended.transpose(1, 2).flatten(0, 1))
+        begin = end
+    return (torch.cat(parts) if len(parts) > 1 else parts[0])[None], None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+
+
+def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(length, how many of it follow each other)."""
+    begin = 0
+    while begin < len(lengths):
+        end = begin
+        while end < len(lengths) and lengths[end] == lengths[begin]:
+            end += 1
+        yield lengths[begin], end - begin
+        begin = end
+
+
+def _inputs(own: Traits, some: Pass) -> dict[str, Any]:
+    given: dict[str, Any] = {"input_ids": some.ids, "use_cache": False}
+    return given | {"position_ids": some.positions, "packed_lengths": some.lengths} if own.packed else given
+
+
+@contextmanager
+def _ready(model: Any, own: Traits) -> Iterator[None]:
+    """The model as a scoring pass wants it: attention by episode, and layers that forget where a gradient is taken."""
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    with ExitStack() as stack:
+        if own.packed:
+            config._attn_implementation = PACKED
+            stack.callback(setattr, config, "_attn_implementation", before)
+        for layer in model.modules() if torch.is_grad_enabled() else ():
+            # transformers asks a layer's own `training`; its parts stay in evaluation, so nothing is dropped out.
+            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing and not layer.training:
+                layer.training = True
+                stack.callback(setattr, layer, "training", False)
+        yield
 
 
 def _scatter(values: Tensor, place: Tensor, batch: Batch) -> Tensor:
