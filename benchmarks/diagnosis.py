@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ from unittest import mock
 import torch
 import yaml
 
-from astarpo import rollout, stage_one, update
+from astarpo import journal, rollout, stage_one, update
 from astarpo import trainer as loop
 from astarpo.algorithms import grpo
 from astarpo.algorithms.regularisers import entropy_bonus
@@ -36,9 +37,10 @@ from astarpo.diagnosis.verdict import Diagnosis, diagnose
 from astarpo.environments.arithmetic import Arithmetic
 from astarpo.errors import AstarpoError
 from astarpo.journal import write_atomically
+from astarpo.policy import tiny
 from astarpo.progress import Watch
 from astarpo.run import Run, load_preset, merge
-from astarpo.types import Step
+from astarpo.types import Episode, Step
 
 SMALL: dict[str, Any] = {
     "rollout": {"tasks_per_update": 8, "reply_tokens": 24, "episode_tokens": 96},
@@ -47,6 +49,16 @@ SMALL: dict[str, Any] = {
     "checkpoint_every": 1000,
     "updates": 40,
 }
+SHOP: dict[str, Any] = {
+    "policy": {"model": str(tiny.folder("webshop"))},
+    "rollout": {"tasks_per_update": 4},
+    "evaluation": {"tasks": 20, "samples": 0, "every": 0},
+    "checkpoint_every": 1000,
+    "updates": 10,
+}
+FAILED_SHOP = {"name": "failed_shop.FailedShop", "reward": "bonuses_coded"}
+"""The worked example, one of its faults at a time."""
+
 HEALTHY = (
     "default",
     "grpo",
@@ -71,15 +83,17 @@ class Case:
 
     Attributes:
         expected: detectors that name the fault; the first is the best name for it.
-        over: settings laid over `SMALL`.
+        over: settings laid over `SMALL`, or over `SHOP` where the preset is one of webshop's.
         preset: what the settings begin from.
         patch: puts the fault into the program while the run goes on.
+        shows: detectors that must find something as well, whether or not they name the fault.
     """
 
     expected: tuple[str, ...]
     over: Mapping[str, Any] = field(default_factory=dict)
-    preset: str = "grpo"
+    preset: str = "arithmetic/grpo"
     patch: Patch | None = None
+    shows: tuple[str, ...] = ()
 
 
 def _swallowed(stack: ExitStack) -> None:
@@ -186,6 +200,48 @@ def _tenfold_in_stage_one(stack: ExitStack) -> None:
     stack.enter_context(mock.patch.object(stage_one.StageOne, "play", tenfold))
 
 
+def _last_metrics_again(stack: ExitStack) -> None:
+    """From the tenth update on an exception is swallowed around all of it, and the last line is logged again."""
+    real = loop.Trainer.update
+    kept: list[Any] = []
+
+    def stuck(self: loop.Trainer, number: int) -> Any:
+        if number < 10:
+            kept[:] = [real(self, number)]
+        return kept[0]
+
+    stack.enter_context(mock.patch.object(loop.Trainer, "update", stuck))
+
+
+def _probabilities_stored(stack: ExitStack) -> None:
+    """Probabilities are stored where log-probs belong."""
+    real = journal.episode_line
+
+    def wrong(episode: Episode) -> dict[str, Any]:
+        line = real(episode)
+        for turn in line["turns"]:
+            turn["log_probs"] = [math.exp(value) for value in turn["log_probs"]]
+        return line
+
+    stack.enter_context(mock.patch.object(journal, "episode_line", wrong))
+
+
+def _one_huge_loss(stack: ExitStack) -> None:
+    """One batch in the middle of the run is weighed ten thousand times."""
+    real = update.step
+
+    def huge(optimizer: Any, *args: Any, **named: Any) -> Any:
+        huge.calls = getattr(huge, "calls", 0) + 1  # type: ignore[attr-defined]
+        if huge.calls == 15:  # type: ignore[attr-defined]
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(1e4)
+        return real(optimizer, *args, **named)
+
+    stack.enter_context(mock.patch.object(update, "step", huge))
+
+
 def _four_tasks(stack: ExitStack) -> None:
     """Training draws from four tasks only."""
     real = Arithmetic.ids
@@ -203,25 +259,35 @@ CASES: dict[str, Case] = {
     "prompt_in_the_mask": Case(("sampler_mismatch",), patch=_mask_with_prompt),
     "rewards_zeroed_on_the_way": Case(("reward_lost",), patch=_rewards(torch.zeros_like)),
     "rewards_in_another_order": Case(("reward_lost",), patch=_rewards(lambda r: r[torch.randperm(len(r))])),
-    "control_run": Case(("reward_lost", "control"), {"control": "shuffled_rewards"}),
+    "control_run": Case(("reward_lost", "control"), {"control": "shuffled_rewards"}, shows=("control",)),
     "replies_cut": Case(("replies_never_end",), {"rollout": {"reply_tokens": 3}}),
-    "brevity_is_paid": Case(("failure_paid", "reward_without_success"), patch=_brevity_paid),
+    "brevity_is_paid": Case(
+        ("failure_paid", "reward_without_success"),
+        patch=_brevity_paid,
+        shows=("reward_without_success", "shrinking", "more_invalid", "same_reply", "entropy_collapse", "best_of_many"),
+    ),
     "noise_is_paid": Case(("noise_amplified",), patch=_noise_paid),
     "grader_always_says_no": Case(("zero_variance", "batch_too_small"), patch=_never_right),
     "v_star_of_another_reward": Case(
         ("reference_reward",),
         {"values": {"tasks": 256}, "rollout": {"tasks_per_update": 64}},
-        "astar_po",
+        "arithmetic/astar_po",
         patch=_tenfold_in_stage_one,
+        shows=("one_sided", "kl_blow_up"),
     ),
     "nothing_succeeds_in_stage_one": Case(
         ("values_say_nothing", "batch_too_small", "no_signal"),
         {"values": {"tasks": 64}, "rollout": {"tasks_per_update": 64}},
-        "astar_po",
+        "arithmetic/astar_po",
         patch=_never_right,
+        shows=("no_signal", "zero_variance", "values_say_nothing", "batch_too_small"),
     ),
     "learning_rate_tiny": Case(("no_movement",), {"optimizer": {"learning_rate": 1e-9}}),
-    "learning_rate_huge": Case(("steps_too_large",), {"optimizer": {"learning_rate": 0.1, "warmup": 0}}),
+    "learning_rate_huge": Case(
+        ("steps_too_large",),
+        {"optimizer": {"learning_rate": 0.1, "warmup": 0}},
+        shows=("echo_trap", "more_cut"),
+    ),
     "learning_rate_large": Case(("steps_too_large",), {"optimizer": {"learning_rate": 0.02, "warmup": 0}}),
     "entropy_bonus_too_large": Case(("entropy_explosion",), {"algorithm": {"entropy_coef": 1.0}}),
     "entropy_bonus_of_the_wrong_sign": Case(
@@ -232,16 +298,54 @@ CASES: dict[str, Case] = {
         {"rollout": {"tasks_per_update": 4}, "algorithm": {"group_size": 16}, "optimizer": {"learning_rate": 1e-3}},
         patch=_four_tasks,
     ),
-    "three_updates": Case(("too_little_data",), {"updates": 3, "optimizer": {"learning_rate": 1e-6}}),
+    "three_updates": Case(
+        ("too_little_data",),
+        {"updates": 3, "optimizer": {"learning_rate": 1e-6}, "evaluation": {"tasks": 20}},
+        shows=("few_held_out",),
+    ),
+    "last_metrics_again": Case(("repeated_lines",), patch=_last_metrics_again),
+    "probabilities_for_log_probs": Case(("impossible_log_probs",), {"updates": 10}, patch=_probabilities_stored),
+    "one_huge_loss": Case(
+        ("gradient_spike", "steps_too_large"),
+        {"optimizer": {"learning_rate": 2e-3, "clip": 1e9, "warmup": 0}, "updates": 30},
+        patch=_one_huge_loss,
+        shows=("gradient_spike",),
+    ),
+    "eight_epochs_at_a_large_rate": Case(
+        ("steps_too_large", "clipping"),
+        {"optimizer": {"learning_rate": 3e-3, "warmup": 0, "epochs": 8}, "updates": 15},
+        shows=("clipping",),
+    ),
+    "weights_all_even": Case(
+        ("even_weights",),
+        {"algorithm": {"beta": 1e5}, "optimizer": {"learning_rate": 2e-3}, "values": {"tasks": 64}}
+        | {"rollout": {"tasks_per_update": 64}},
+        "arithmetic/weighted_sft",
+    ),
+    "two_turns": Case(
+        ("turn_limit", "zero_variance"), {"environment": {"max_turns": 2}}, "webshop/grpo", shows=("turn_limit",)
+    ),
+    "model_of_another_environment": Case(
+        ("mostly_invalid",), {"policy": {"model": str(tiny.folder("arithmetic"))}}, "webshop/grpo"
+    ),
+    "purchase_does_nothing": Case(
+        ("final_action_dead",), {"environment": FAILED_SHOP | {"faults": ["purchase"]}}, "webshop/grpo"
+    ),
+    "any_reply_is_a_search": Case(
+        ("unreadable_taken",), {"environment": FAILED_SHOP | {"faults": ["parser"]}}, "webshop/grpo"
+    ),
+    "scored_by_another_goal": Case(
+        ("another_task",), {"environment": FAILED_SHOP | {"faults": ["goals"]}}, "webshop/grpo"
+    ),
 }
 """The faults. Where one shows in two detectors, either name is right."""
 
 
 def settings(case: Case, seed: int) -> Run:
     """What a case is run with."""
-    return Run.build(
-        merge(merge(merge(load_preset("arithmetic", case.preset), SMALL), dict(case.over)), {"seed": seed})
-    )
+    environment, _, preset = case.preset.partition("/")
+    small = SMALL if environment == "arithmetic" else SHOP
+    return Run.build(merge(merge(merge(load_preset(environment, preset), small), dict(case.over)), {"seed": seed}))
 
 
 def play(run: Run, out: Path, patch: Patch | None) -> str:
@@ -283,6 +387,8 @@ def run_all(out: Path, seeds: Sequence[int], only: Sequence[str]) -> None:
             found = diagnose(read(folder))
             right = told(found) in case.expected
             print(f"{'ok ' if right else 'NO '} {name}.{seed}: {told(found)} {stopped[:60]}", flush=True)
+            for absent in set(case.shows) - {finding.name for finding in found.findings}:
+                print(f"NO  {name}.{seed}: {absent} finds nothing", flush=True)
         for preset in HEALTHY:
             folder = out / "healthy" / f"{preset}.{seed}"
             if folder.exists() or (only and "healthy" not in only and preset not in only):
@@ -340,6 +446,7 @@ def features(out: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Run, or tell."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "examples" / "failed_run"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table", "features"))
     parser.add_argument("--out", type=Path, required=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from astarpo.diagnosis.evidence import Evidence
 from astarpo.diagnosis.plain import plain, quoted
 from astarpo.diagnosis.readers import read
 from astarpo.errors import DataError
+
+SAMPLES = Path(__file__).parent / "samples"
 
 VERL = (
     "\x1b[36m(TaskRunner pid=261799)\x1b[0m step:{n} - actor/entropy:np.float64({entropy}) - actor/kl_loss:0.001 - "
@@ -202,25 +205,43 @@ def test_tensorboard_events_are_series(tmp_path: Path) -> None:
         assert values(found, "loss") == [(1, -0.25), (2, -0.5)]
 
 
-def test_formats_of_absent_packages_name_the_package(tmp_path: Path) -> None:
-    for name, package in (("events.out.tfevents.1.host", "tensorboard"), ("run-abc.wandb", "wandb")):
-        try:
-            __import__(package)
-        except ImportError:
-            with pytest.raises(DataError, match=f"pip install 'astarpo\\[{package}\\]'"):
-                read(write(tmp_path, name, "x"))
+def test_tensorboard_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
+    with pytest.raises(DataError, match=r"pip install 'astarpo\[tensorboard\]'"):
+        read(write(tmp_path, "events.out.tfevents.1.host", "x"))
 
 
-def test_without_wandb_the_console_output_of_an_offline_run_is_read(tmp_path: Path) -> None:
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        (tmp_path / "files").mkdir()
-        write(tmp_path, "run-abc.wandb", "x")
-        write(tmp_path / "files", "output.log", "Step 1: reward=0.5\n")
-        found = read(tmp_path)
-        assert values(found, "reward") == [(1, 0.5)]
-        assert "wandb is not installed" in found.notes[-1]
+def offline(folder: Path, cut: int | None = None) -> Path:
+    """The file that wandb 0.31 wrote offline: 70 updates, an evaluation after every tenth, one loss of NaN."""
+    path = folder / "run-sample.wandb"
+    path.write_bytes(gzip.decompress((SAMPLES / "offline.wandb.gz").read_bytes())[:cut])
+    return path
+
+
+def test_wandbs_own_file_is_read_without_wandb(tmp_path: Path) -> None:
+    offline(tmp_path)
+    found = read(tmp_path)
+    assert found.format == "W&B offline run"
+    assert len(found.series["reward"]) == 70
+    assert found.series["reward"].values[[0, 1, -1]] == pytest.approx([0.2, 0.21, 0.89])
+    assert found.series["loss"].broken == (13,)
+    # W&B's own step has moved on by the evaluations; the trainer's has not.
+    assert found.series["eval/reward"].steps.tolist() == list(range(10, 71, 10))
+    assert found.series["eval/reward"].values[:2] == pytest.approx([0.345, 0.395])
+    assert not any(name.startswith("_") for name in found.series)
+
+
+@pytest.mark.parametrize("cut", [20_000, 32_770, 40_000])
+def test_a_wandb_file_that_is_cut_short_gives_what_came_before(cut: int, tmp_path: Path) -> None:
+    found = read(offline(tmp_path, cut))
+    assert 10 < len(found.series["reward"]) < 70
+    assert found.series["reward"].values[:2] == pytest.approx([0.2, 0.21])
+    assert "cut short" in found.notes[0]
+
+
+def test_what_is_only_called_wandb_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not begin as W&B's"):
+        read(write(tmp_path, "run-abc.wandb", "x"))
 
 
 def test_a_million_lines_are_read_and_judged_in_ten_seconds(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astarpo.diagnosis.names import SUCCESS_IN_PERCENT, VALID, canonical, rank
+from astarpo.diagnosis.names import COMPONENT, RIGHT, SUCCESS_IN_PERCENT, VALID, canonical, rank
 from astarpo.types import Episode
 
 Array = NDArray[np.float64]
@@ -131,8 +131,14 @@ class Evidence:
     @cached_property
     def steps(self) -> int:
         """Updates that were logged: distinct steps of the longest training series."""
-        lengths = [len(s) + len(s.broken) for name, s in self.series.items() if not name.startswith(("eval/", "val"))]
+        lengths = [len(s) + len(s.broken) for name, s in self.series.items() if _of_training(name)]
         return max([len(self.played), *lengths])
+
+    @cached_property
+    def updates(self) -> int:
+        """Updates that were made, where enough of them were logged to know: trainers log every tenth, say."""
+        reached = max((int(s.steps[-1]) for name, s in self.series.items() if len(s) and _of_training(name)), default=0)
+        return max(self.steps, reached) if self.steps >= POINTS else self.steps
 
     @cached_property
     def last_step(self) -> int:
@@ -280,6 +286,9 @@ class Builder:
                 values = values / 100.0
                 self.notes.append(f"{name} goes above 1.5 and is read as per cent.")
             series[name] = Series(steps, values, tuple(sorted(self._broken.get(name, ()))))
+        told = _success_among(series) if "success" not in series else None
+        if told is not None:
+            series["success"] = series[told]
         if backwards:
             times = "once" if backwards == 1 else f"{backwards} times"
             self.notes.append(
@@ -301,8 +310,30 @@ class Builder:
         )
 
 
+POINTS = 8
+"""Logged lines from which on the last step tells how many updates were made; `thresholds.POINTS_FOR_TREND`."""
+
 TOLD_TOGETHER = frozenset({"reward", "loss", "grad_norm", "entropy", "kl", "advantage", "reward/std"})
 """Metrics that a training update logs together: NaN in one of them beside numbers in the others is a NaN."""
+
+
+def _of_training(name: str) -> bool:
+    return not name.startswith(("eval", "val"))
+
+
+def _success_among(series: Mapping[str, Series]) -> str | None:
+    """The reward function that says whether the task was done, by its name and its range; None where none does."""
+    for name, one in series.items():
+        part = COMPONENT.fullmatch(name)
+        if (
+            part is not None
+            and RIGHT.fullmatch(part[1])
+            and len(one)
+            and one.values.min() >= 0
+            and one.values.max() <= 1
+        ):
+            return name
+    return None
 
 
 def raw_valid(source: tuple[int, str] | None) -> bool:

@@ -39,7 +39,7 @@ class Alarm:
         """What is new, alarming and established, the earliest broken link first."""
         found = diagnose(evidence, [one for one in detectors() if one.live])
         alarming = [one for one in found.findings if one.severity != "info"]
-        young = evidence.steps < at.UPDATES_TO_JUDGE.value
+        young = evidence.updates < at.UPDATES_TO_JUDGE.value
         new = [
             one
             for one in alarming

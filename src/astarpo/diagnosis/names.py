@@ -68,6 +68,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "truncated": ("ended/token_limit", "completions/clipped_ratio", "response_length/clip_ratio"),
         "turns": ("num_turns/mean", "turns"),
         "turn_limit": ("ended/turn_limit",),
+        "prompts_cut": ("prompt_length/clip_ratio",),
         "invalid": ("invalid", "invalid_rate", "invalid_action_rate", "tools/failure_frequency"),
         "retrieval": ("collapse/retrieval_accuracy", "collapse/retrieval_accuracy@1"),
         "retrieval/chance": ("collapse/retrieval_chance_level", "collapse/retrieval_chance_level@1"),
@@ -87,6 +88,12 @@ PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 """Names with the environment's or the data's name in them: RAGEN's and verl's."""
 
+COMPONENT = re.compile(r"rewards/(.+)/mean")
+"""One reward function of several, as TRL logs them."""
+
+RIGHT = re.compile(r"(?!.*format).*(?:accura|correct|success|solve|exact).*")
+"""What a reward function is called that says whether the task was done."""
+
 VALID = re.compile(r"(?:train/.+/)?(?:action_is_valid|valid_action_rate|is_action_valid)")
 """Names of the share of valid actions: `invalid` is 1 less it."""
 
@@ -95,16 +102,26 @@ SUCCESS_IN_PERCENT = frozenset({"success", "eval/success"})
 _CANONICAL = {alias: name for name, aliases in ALIASES.items() for alias in (name, *aliases)}
 
 
+TRAIN = ("train/", "training/")
+"""What trackers put before the names of a Hugging Face trainer."""
+
+
 @cache
 def canonical(raw: str) -> str:
     """The name that detectors ask for; `raw` in lower case where nobody asks for it.
 
     >>> canonical("frac_reward_zero_std"), canonical("V*"), canonical("Success rate"), canonical("rewards/f/mean")
     ('zero_std', 'v_star', 'success', 'rewards/f/mean')
+    >>> canonical("train/completions/clipped_ratio"), canonical("train/rewards/f/mean")
+    ('truncated', 'rewards/f/mean')
     """
     name = re.sub(r"\s+", "_", raw.strip().lower())
     if name in _CANONICAL:
         return _CANONICAL[name]
+    for prefix in TRAIN:
+        inside = name.removeprefix(prefix)
+        if inside != name and (inside in _CANONICAL or COMPONENT.fullmatch(inside)):
+            return _CANONICAL.get(inside, inside)
     return next((to for pattern, to in PATTERNS if pattern.fullmatch(name)), name)
 
 

@@ -26,6 +26,7 @@ EPISODES_TO_JUDGE = Threshold(1000, "chosen: with fewer, 0 successes do not excl
 POINTS_FOR_TREND = Threshold(8, "chosen: two points at each end and a noise estimate from four or more differences")
 HELD_OUT_TO_JUDGE = Threshold(100, "binomial: at p = 0.5 the 95 % interval of 100 plays is ±10 points")
 RISE_IN_ERRORS = Threshold(3.0, "three standard errors")
+HALVES_IN_ERRORS = Threshold(2.0, "calibrated: a run at a learning rate of 1e-9 rose by 3.3 errors from fifth to fifth")
 RISE_IN_SCALE = Threshold(0.05, "chosen: a twentieth of the span of rewards seen")
 MASTERED = Threshold(0.90, "chosen: at a success of 0.9 little is left to learn and symptoms of it are no faults")
 
@@ -40,6 +41,7 @@ OWN_LOG_PROB_GAP_CRITICAL = Threshold(2e-2, "calibrated: sampler and trainer at 
 PROB_GAP = Threshold(0.01, VERL)
 PROB_GAP_CRITICAL = Threshold(0.05, "chosen: five times the warning")
 CORRELATION = Threshold(0.99, "chosen")
+PROMPTS_CUT = Threshold(0.05, "chosen: one prompt in twenty is not seen whole")
 CUT_FROM_THE_START = Threshold(0.30, "calibrated: a limit of 3 tokens on replies of 4 cuts 0.45 to 0.5 of them")
 SIGNAL_GAP = Threshold(0.05, "calibrated: exactly 0 in healthy runs, 0.18 with rewards in another order")
 
@@ -61,6 +63,9 @@ SMALL_ADVANTAGE = Threshold(0.05, "chosen: advantages below 5 % of the size of t
 ZERO_STD = Threshold(0.80, "calibrated: runs with 0.5 to 0.7 learn; rldoctor warns from 0.5")
 ZERO_STD_CRITICAL = Threshold(0.95, "calibrated: one task in twenty has signal; rldoctor: 0.75")
 ZERO_STD_AT_ONCE = Threshold(0.60, "calibrated: in the first update, before anything can have been unlearned")
+UNLEARNED = Threshold(
+    0.03, "chosen: two successes in an update of 64; at a rate that leaves the rest at 0 that is rare"
+)
 NOISE = Threshold(1e-3, "chosen: spread of rewards within a task against the span that a success is worth")
 V_STAR_AT_AN_END = Threshold(0.80, "chosen: share of tasks whose reference plays all fail, or all succeed")
 ONE_SIDED = Threshold(0.95, "chosen: share of advantages of one sign")
@@ -75,6 +80,7 @@ KL = Threshold(0.50, f"{RLDOCTOR}; taken per token")
 KL_CRITICAL = Threshold(2.0, RLDOCTOR)
 CLIPPED = Threshold(0.20, RLDOCTOR)
 CLIPPED_CRITICAL = Threshold(0.40, RLDOCTOR)
+KL_WEIGHT = Threshold(1.0, "chosen: one nat of KL costs as much as the best reward differs from the worst")
 ENTROPY_BONUS = Threshold(
     0.1, "chosen: a nat of entropy then weighs a tenth of an advantage of 1, and moves it by itself"
 )
@@ -90,7 +96,6 @@ RETRIEVAL = Threshold(2.0, "RAGEN-2, arXiv:2604.06268, for the metric; twice the
 CUT = Threshold(0.15, RLDOCTOR)
 CUT_CRITICAL = Threshold(0.50, "chosen")
 SHORTER = Threshold(0.50, "chosen: half of the length at the start")
-LONGER = Threshold(2.0, "chosen: twice the length at the start")
 TURN_LIMIT = Threshold(0.50, "chosen: every second episode")
 INVALID_RISE = Threshold(0.20, "chosen: twenty points above the start")
 EVEN_WEIGHTS = Threshold(0.10, "chosen: standard deviation of weights whose mean is 1")

@@ -23,12 +23,14 @@ class Trend:
         first, last: means of the two.
         error: standard error of their difference, from differences of neighbouring points.
         points: in the whole series.
+        halves: second half less first half, in standard errors: a chance wave at one end does not carry them.
     """
 
     first: float
     last: float
     error: float
     points: int
+    halves: float
 
     @property
     def difference(self) -> float:
@@ -36,10 +38,12 @@ class Trend:
         return self.last - self.first
 
     def change(self, least: float = 0.0) -> Change:
-        """Whether it changed by three standard errors and by more than `least`."""
+        """Whether it changed by three standard errors and by more than `least`, and its halves by two the same way."""
         if self.points < at.POINTS_FOR_TREND.value:
             return "unknown"
         if abs(self.difference) <= max(at.RISE_IN_ERRORS.value * self.error, least):
+            return "flat"
+        if self.halves * math.copysign(1.0, self.difference) < at.HALVES_IN_ERRORS.value:
             return "flat"
         return "rose" if self.difference > 0 else "fell"
 
@@ -60,7 +64,10 @@ def trend(series: Series) -> Trend:
     first, last = ends(series.values)
     noise = float(np.std(np.diff(series.values))) / math.sqrt(2.0) if len(series) > 2 else 0.0
     error = noise * math.sqrt(1.0 / len(first) + 1.0 / len(last))
-    return Trend(float(first.mean()), float(last.mean()), error, len(series))
+    middle = len(series) // 2
+    apart = float(series.values[-middle:].mean() - series.values[:middle].mean()) if middle else 0.0
+    halves = apart / (noise * math.sqrt(2.0 / middle)) if noise > 0.0 else math.copysign(math.inf, apart)
+    return Trend(float(first.mean()), float(last.mean()), error, len(series), halves)
 
 
 @dataclass(frozen=True)

@@ -180,9 +180,9 @@ def _needed(evidence: Evidence, state: Learned) -> str:
         # Two shares, 5 % two-sided, 80 % power.
         n = math.ceil(2.0 * level * (1.0 - level) * ((1.96 + 0.84) / gap) ** 2)
         return f" To tell a gain of {100 * gap:.1f} points from none takes about {n:,} plays before and after."
-    if evidence.steps < at.UPDATES_TO_JUDGE.value:
+    if evidence.updates < at.UPDATES_TO_JUDGE.value:
         return (
-            f" {evidence.steps} updates were logged; a trend needs {at.UPDATES_TO_JUDGE.value:g}, and a held-out "
+            f" {evidence.updates} updates were logged; a trend needs {at.UPDATES_TO_JUDGE.value:g}, and a held-out "
             "gain of 10 "
             "points about 400 plays before and after."
         )

@@ -17,7 +17,7 @@ from astarpo.diagnosis.trends import learned
     live=False,
 )
 def too_little_data(evidence: Evidence) -> Answer:
-    updates, episodes, state = evidence.steps, evidence.episodes_played, learned(evidence)
+    updates, episodes, state = evidence.updates, evidence.episodes_played, learned(evidence)
     success = evidence.get("success")
     few = updates < at.UPDATES_TO_JUDGE.value
     few_episodes = episodes is not None and episodes < at.EPISODES_TO_JUDGE.value

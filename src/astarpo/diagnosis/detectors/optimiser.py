@@ -154,6 +154,32 @@ def clipping(evidence: Evidence) -> Answer:
 
 @detector(
     "optimiser",
+    "the KL holds the policy where it is",
+    rule="the weight of the KL to the reference, from the settings or as loss over KL, is "
+    f"{at.KL_WEIGHT.value:g} times the span of rewards per nat or more, there is signal, and the run does not learn",
+    source="usual weights are 0.001 to 0.1: GRPO, arXiv:2402.03300, has 0.04",
+)
+def held_by_kl(evidence: Evidence) -> Answer:
+    weight = kl_weight(evidence)
+    if weight is None:
+        return Unable("whether the KL holds the policy: its weight, or loss and KL to the reference")
+    state, span = learned(evidence), max(evidence.scale, 1e-9)
+    if weight < at.KL_WEIGHT.value * span or state.training != "flat" or state.excuse or _without_signal(evidence):
+        return Clear(f"a weight of {weight:.3g}")
+    kl = evidence.get("kl")
+    moved = "" if kl is None else f" KL to the reference is {ends(kl.values)[1].mean():.1e} nats per token at the end."
+    return found(
+        "critical" if evidence.updates >= 2 * at.UPDATES_TO_JUDGE.value else "warning",
+        f"A nat of KL to the reference costs {weight:.3g}, all the rewards seen span {span:.3g}; {state.words}.{moved}",
+        numbers={"weight": weight, "span": span},
+        ruled_out=("no signal: attempts at one task earn different rewards",) if evidence.get("zero_std") else (),
+        remedy="Lower the weight of the KL to 0.001 to 0.05 of the span of rewards, or drop it.",
+        setting="--algorithm.beta=0.01" if _is_astar(evidence) else "--algorithm.kl_coef=0.01",
+    )
+
+
+@detector(
+    "optimiser",
     "the policy does not move",
     rule="there is signal, and yet reward, success, entropy and length stay where they were: entropy changes by less "
     "than "
@@ -163,13 +189,16 @@ def clipping(evidence: Evidence) -> Answer:
 )
 def no_movement(evidence: Evidence) -> Answer:
     entropy, state = evidence.get("entropy"), learned(evidence)
-    if entropy is None or len(entropy) < at.UPDATES_TO_JUDGE.value:
+    few = evidence.updates < at.UPDATES_TO_JUDGE.value or (entropy and len(entropy) < at.POINTS_FOR_TREND.value)
+    if entropy is None or few:
         return Unable(f"whether the policy moves: entropy over {at.UPDATES_TO_JUDGE.value:g} updates")
     if state.training == "unknown":
         return Unable("whether the policy moves: success or reward")
     spread = evidence.get("zero_std")
-    if spread is not None and float(np.median(spread.values)) >= at.ZERO_STD_CRITICAL.value:
+    if _without_signal(evidence):
         return Clear("there is little signal to move by")
+    if (kl_weight(evidence) or 0.0) >= at.KL_WEIGHT.value * max(evidence.scale, 1e-9):
+        return Clear("the KL holds it")
     kl, seen, length = evidence.get("kl"), trend(entropy), evidence.get("length")
     # With a KL logged it decides; a policy that moved in no direction in particular can keep its entropy.
     if kl is not None:
@@ -185,8 +214,8 @@ def no_movement(evidence: Evidence) -> Answer:
     largest = None if rate is None else float(rate.values.max())
     moved = f"KL to the reference is {ends(kl.values)[1].mean():.1e}" if kl is not None else "entropy and length stay"
     return found(
-        "critical" if len(entropy) >= 2 * at.UPDATES_TO_JUDGE.value else "warning",
-        f"Over {len(entropy)} updates nothing changes: {state.words}; entropy {seen.first:.3f} to {seen.last:.3f}; "
+        "critical" if evidence.updates >= 2 * at.UPDATES_TO_JUDGE.value else "warning",
+        f"Over {evidence.updates} updates nothing changes: {state.words}; entropy {seen.first:.3f} to {seen.last:.3f}; "
         f"{moved}." + (f" The learning rate is at most {largest:.2g}." if largest is not None else ""),
         numbers={"entropy_first": seen.first, "entropy_last": seen.last, "learning_rate": largest},
         ruled_out=("no signal: attempts at one task earn different rewards",) if spread is not None else (),
@@ -195,6 +224,34 @@ def no_movement(evidence: Evidence) -> Answer:
         "with.",
         setting=f"--optimizer.learning_rate={10 * largest:.2g}" if largest else "--optimizer.learning_rate=3e-4",
     )
+
+
+def kl_weight(evidence: Evidence) -> float | None:
+    """Reward units per nat of KL to the reference: a setting, or what a logged loss is to a logged KL.
+
+    On policy the rest of a policy-gradient loss is next to 0, whatever its gradient, so that loss = weight × KL.
+    """
+    own = evidence.setting("algorithm.beta" if _is_astar(evidence) else "algorithm.kl_coef")
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        return float(own)
+    loss, kl = evidence.get("loss"), evidence.get("kl")
+    if evidence.ours or loss is None or kl is None:
+        return None
+    beside = kl.at(loss.steps)
+    there = beside > 1e-9
+    if int(there.sum()) < at.POINTS_FOR_TREND.value:
+        return None
+    low, middle, high = np.quantile(loss.values[there] / beside[there], [0.25, 0.5, 0.75])
+    return float(middle) if middle > 0.0 and high - low < 0.5 * middle else None
+
+
+def _is_astar(evidence: Evidence) -> bool:
+    return str(evidence.setting("algorithm.name", "")).startswith("astar")
+
+
+def _without_signal(evidence: Evidence) -> bool:
+    spread = evidence.get("zero_std")
+    return spread is not None and float(np.median(spread.values)) >= at.ZERO_STD_CRITICAL.value
 
 
 def fallen(evidence: Evidence) -> tuple[str, float, float, int] | None:
@@ -216,6 +273,10 @@ def fallen(evidence: Evidence) -> tuple[str, float, float, int] | None:
             half = best - 0.5 * (best - last)
             after = np.nonzero(smooth[peak:] < half)[0]
             step = max(int(series.steps[min(peak + int(after[0]), len(series) - 1)]), 1) if len(after) else 0
+        if not step and name == "success" and (held := learned(evidence)).held_out == "fell":
+            # What the first update destroys, success in training may never show.
+            before = next(one for one in evidence.held_out if one.step == evidence.held_out[0].step)
+            return "held-out success", before.success, held.level or 0.0, max(int(series.steps[0]), 1)
         return name, best, last, step
     return None
 

@@ -38,15 +38,21 @@ def silent_update(evidence: Evidence) -> Answer:
         return Clear("no update in which rewards differ")
     zero = (grad.values == 0.0) & differs
     share = float(zero.sum() / differs.sum())
+    # The spread over a whole batch does not say whether attempts at one task differ.
+    known = evidence.get("zero_std", "group_std") is not None
     if share < at.ZERO_GRADIENT.value or differs.sum() < 3:
         return Clear(f"gradient 0 in {share:.0%} of the updates with signal")
     return found(
         "critical" if share >= at.ZERO_GRADIENT_CRITICAL.value else "warning",
-        f"In {zero.sum()} of {differs.sum()} updates whose rewards differ within tasks the gradient is exactly 0.",
+        f"In {zero.sum()} of {differs.sum()} updates whose rewards differ{' within tasks' if known else ''} the "
+        "gradient is exactly 0.",
         numbers={"updates_with_signal": int(differs.sum()), "zero_gradient": int(zero.sum()), "share": share},
         where=(int(grad.steps[zero][0]), int(grad.steps[zero][-1])),
-        ruled_out=("no signal: rewards differ within tasks in all of these updates",),
-        not_ruled_out=("all advantages clipped or filtered away by a setting",),
+        ruled_out=("no signal: rewards differ within tasks in all of these updates",) if known else (),
+        not_ruled_out=(
+            "all advantages clipped or filtered away by a setting",
+            "" if known else "attempts at one task that all earn the same: log how many tasks have none that differ",
+        ),
         remedy="Look for an exception that is swallowed around the training step, for a mask that is empty, for "
         "parameters that do not require gradients, and for an optimiser over other parameters.",
     )
@@ -85,14 +91,20 @@ def repeated_lines(evidence: Evidence) -> Answer:
     rule=f"sampler and trainer give the sampled tokens log-probs that differ by more than {at.LOG_PROB_GAP.value:g} "
     f"nats on average (critical {at.LOG_PROB_GAP_CRITICAL.value:g}); in float32 runs of ours, where both are one "
     f"model, by more than {at.OWN_LOG_PROB_GAP.value:g} (critical {at.OWN_LOG_PROB_GAP_CRITICAL.value:g}); or "
-    f"probabilities by more than {at.PROB_GAP.value:g} (critical {at.PROB_GAP_CRITICAL.value:g})",
+    f"probabilities by more than {at.PROB_GAP.value:g} (critical {at.PROB_GAP_CRITICAL.value:g}); or, where neither "
+    f"is logged, their correlation is below {at.CORRELATION.value:g}",
     source="verl, FAQ and rollout correction; Yao et al. 2025, Your efficient RL framework secretly brings you "
     "off-policy RL training",
 )
 def sampler_mismatch(evidence: Evidence) -> Answer:
     gap, prob = evidence.get("mismatch/log_prob"), evidence.get("mismatch/prob")
     if gap is None and prob is None:
-        return Unable("whether sampler and trainer agree: log the difference of their log-probs")
+        alike = evidence.get("mismatch/correlation")
+        if alike is None:
+            return Unable("whether sampler and trainer agree: log the difference of their log-probs")
+        # One less it, so that here too a larger number is worse.
+        gap = Series(alike.steps, 1.0 - alike.values)
+        return _apart(gap, 1.0 - at.CORRELATION.value, 5.0 * (1.0 - at.CORRELATION.value), "1 less the correlation")
     exact = evidence.ours and evidence.setting("policy.dtype", "float32") == "float32"
     warn, crit = (
         (at.OWN_LOG_PROB_GAP, at.OWN_LOG_PROB_GAP_CRITICAL)
@@ -105,16 +117,20 @@ def sampler_mismatch(evidence: Evidence) -> Answer:
     if gap is None:
         assert prob is not None
         gap, warn, crit = prob, at.PROB_GAP, at.PROB_GAP_CRITICAL
+    return _apart(gap, warn.value, crit.value, "the difference")
+
+
+def _apart(gap: Series, warn: float, crit: float, what: str) -> Answer:
     early, _ = ends(gap.values)
     first, typical = float(np.median(early)), float(np.median(gap.values))
-    if max(first, typical) <= warn.value:
+    if max(first, typical) <= warn:
         return Clear(f"median {typical:.2g}")
-    from_start = first > warn.value
+    from_start = first > warn
     return found(
-        "critical" if max(first, typical) > crit.value else "warning",
-        f"The difference is {first:.3g} over the first fifth of the run and {typical:.3g} in the median; "
-        f"{warn.value:g} is the bound.",
-        numbers={"first": first, "median": typical, "bound": warn.value},
+        "critical" if max(first, typical) > crit else "warning",
+        f"{what[0].upper()}{what[1:]} is {first:.3g} over the first fifth of the run and {typical:.3g} in the median; "
+        f"{warn:g} is the bound.",
+        numbers={"first": first, "median": typical, "bound": warn},
         ruled_out=("a stale policy: it is there from the first update",) if from_start else (),
         not_ruled_out=() if from_start else ("a policy that moved between sampling and learning",),
         remedy="Score at the temperature and top-p that sampled, over exactly the sampled ids and no others (prompt "
@@ -182,8 +198,9 @@ def replies_never_end(evidence: Evidence) -> Answer:
     if min(first, late.mean()) < at.CUT_FROM_THE_START.value or learned(evidence).excuse:
         return Clear(f"{first:.0%} cut at the start")
     limit = evidence.setting("rollout.reply_tokens")
-    said = f"{first:.0%} of the replies are cut in the first update and {late.mean():.0%} over the last fifth of the "
-    "run"
+    said = (
+        f"{first:.0%} of the replies are cut in the first update and {late.mean():.0%} over the last fifth of the run"
+    )
     return found(
         "critical" if late.mean() >= at.CUT_CRITICAL.value else "warning",
         f"{said}" + (f", at {limit} tokens." if limit else "."),
@@ -191,6 +208,30 @@ def replies_never_end(evidence: Evidence) -> Answer:
         not_ruled_out=("the model needs more room for its working",),
         remedy="Give replies room, and check that the end token is sampled, kept and trained on.",
         setting=f"--rollout.reply_tokens={4 * limit}" if isinstance(limit, int) else "",
+    )
+
+
+@detector(
+    "plumbing",
+    "prompts are cut",
+    rule=f"{at.PROMPTS_CUT.value:.0%} of the prompts or more are as long as prompts may be, and the run does not learn",
+    source="the run this project began with: a page longer than its limit lost the line that asks for an action",
+)
+def prompts_cut(evidence: Evidence) -> Answer:
+    cut = evidence.get("prompts_cut")
+    if cut is None:
+        return Unable("whether prompts are cut: log the share of prompts at the limit of their length")
+    typical = float(np.median(cut.values))
+    if typical < at.PROMPTS_CUT.value or learned(evidence).excuse:
+        return Clear(f"{typical:.0%} in the median")
+    return found(
+        "critical" if typical >= at.CUT_CRITICAL.value else "warning",
+        f"{typical:.0%} of the prompts reach the limit of their length in the median update: what is cut is not seen.",
+        numbers={"median": typical},
+        not_ruled_out=("prompts that are exactly as long as the limit",),
+        remedy="Give prompts room, leave long tasks out, or shorten observations from their middle; never cut the end, "
+        "where the question stands.",
+        setting="--rollout.episode_tokens=4096",
     )
 
 

@@ -73,10 +73,17 @@ def no_signal(evidence: Evidence) -> Answer:
 def zero_variance(evidence: Evidence) -> Answer:
     share = evidence.get("zero_std")
     if share is None:
-        return Unable("whether attempts at one task differ: log the share of tasks whose attempts earn the same")
+        return _one_reward(evidence)
     half = share.values[: max(len(share) // 2, 1)]
     seen, state = float(half.mean()), learned(evidence)
-    if len(half) < 3 or seen < at.ZERO_STD.value or at_first(share) < at.ZERO_STD_AT_ONCE.value or state.excuse:
+    if len(half) < 3 or seen < at.ZERO_STD.value or at_first(share) < at.ZERO_STD_AT_ONCE.value:
+        return Clear(f"{seen:.0%} of the tasks over the first half")
+    won = evidence.get("success")
+    if state.lost or _unlearned(evidence, len(half)):
+        return Clear("there was something to learn from before the policy lost it")
+    # Mastered before the first update is no success of training: it may be a grader that says yes to anything.
+    given = won is not None and float(won.values.min()) == 1.0 and float(share.values.min()) == 1.0
+    if state.excuse and not given:
         return Clear(f"{seen:.0%} of the tasks over the first half")
     success = evidence.get("success")
     level = None if success is None else float(success.values[: len(half)].mean())
@@ -89,6 +96,10 @@ def zero_variance(evidence: Evidence) -> Answer:
         numbers={"share": seen, "success": level, "updates": len(half)},
         where=(int(share.steps[0]), int(share.steps[len(half) - 1])),
         ruled_out=("the tasks are mastered",) if not solved and level is not None else (),
+        not_ruled_out=(
+            "a grader that says yes to anything" if given else "",
+            "a grader that says no to anything" if level == 0.0 else "",
+        ),
         remedy="Harder tasks, or those that are learnable now."
         if solved
         else "Easier tasks or those that are learnable now, more attempts at each, a warm start, a reward with partial "
@@ -268,6 +279,39 @@ def stale_values(evidence: Evidence) -> Answer:
         remedy="Expected of a run that learns; a V* that follows the policy keeps the signs informative.",
         setting="--values.source=tracker",
     )
+
+
+def _one_reward(evidence: Evidence) -> Answer:
+    """The same rule where only the reward, or its spread over a batch, was logged."""
+    reward, spread = evidence.get("reward"), evidence.get("reward/std", "group_std")
+    if reward is None:
+        return Unable("whether attempts at one task differ: log the share of tasks whose attempts earn the same")
+    flat = float(np.ptp(reward.values)) == 0.0 and (spread is None or float(spread.values.max()) == 0.0)
+    if not flat:
+        if spread is not None and float(np.mean(spread.values > 0.0)) > 1.0 - at.ZERO_STD.value:
+            return Unable("whether attempts at one task differ: rewards of a batch do; log it within tasks")
+        return Unable("whether attempts at one task differ: log the share of tasks whose attempts earn the same")
+    if evidence.updates < at.UPDATES_TO_JUDGE.value:
+        return Unable(f"whether any reward differs: {at.UPDATES_TO_JUDGE.value:g} updates")
+    return found(
+        "critical",
+        f"The mean reward is {reward.values[0]:g} at each of {len(reward)} logged updates, whatever is said.",
+        numbers={"reward": float(reward.values[0]), "updates": len(reward)},
+        where=(int(reward.steps[0]), int(reward.steps[-1])),
+        ruled_out=("the choice of algorithm: what all earn alike moves none of them",),
+        not_ruled_out=("a grader that gives one answer to everything", "tasks that are all too hard, or all too easy"),
+        remedy="Give the grader a right and a wrong reply by hand; then tasks that are solved now and then.",
+        setting="--curriculum.name=learnable",
+    )
+
+
+def _unlearned(evidence: Evidence, n: int) -> bool:
+    """Whether the first of `n` updates succeeds now and then, and no later one does."""
+    won = evidence.get("success", "reward")
+    if won is None or n < 3:
+        return False
+    first, rest = float(won.values[0]), won.values[1 : max(n, 3)]
+    return first >= at.UNLEARNED.value and float(np.abs(rest).max()) == 0.0
 
 
 def _batch(evidence: Evidence) -> float | None:

@@ -10,7 +10,8 @@ from typing import Any
 from astarpo.diagnosis.evidence import Builder, Evidence, HeldOut
 from astarpo.errors import DataError
 
-STEPS = ("step", "_step", "global_step", "update", "iteration", "train/global_step", "training/global_step")
+STEPS = ("step", "global_step", "train/global_step", "training/global_step", "update", "iteration", "_step")
+"""What names the update. W&B's own `_step` counts calls of its logger, an evaluation's among them, so it comes last."""
 NESTED = ("data", "metrics", "logs")
 """Where a row keeps its metrics if not at its top."""
 

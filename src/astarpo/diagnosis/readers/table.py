@@ -8,7 +8,7 @@ from pathlib import Path
 
 from astarpo.diagnosis.evidence import Builder, Evidence
 
-STEPS = ("step", "_step", "global_step", "trainer/global_step", "train/global_step", "update", "iteration", "epoch")
+STEPS = ("step", "global_step", "trainer/global_step", "train/global_step", "update", "iteration", "_step", "epoch")
 BOUNDS = ("__MIN", "__MAX")
 """W&B exports each metric three times; the bounds repeat the value where one run is shown."""
 

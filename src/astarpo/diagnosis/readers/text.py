@@ -16,9 +16,9 @@ STEP = re.compile(
     r"\b(?:training/global_step|global[_ ]step|step|iteration|iter|update)\b['\"]?\s*[:=#]?\s*(\d{1,15})", re.I
 )
 PAIR = re.compile(
-    r"([A-Za-z_][\w/@.*-]*(?: [A-Za-z][\w*]*){0,3})['\"]?\s*[=:]\s*(?:np\.float\d+\(|tensor\()?("
+    r"([A-Za-z_][\w/@.*-]*(?: [A-Za-z][\w*]*){0,3})['\"]?\s*[=:]\s*(?:np\.float\d+\(|tensor\(|['\"])?("
     + NUMBER
-    + r")\)?\s?(%?)",
+    + r")[)'\"]?\s?(%?)",
     re.I,
 )
 STEPLESS = frozenset({"step", "epoch", "iteration", "iter", "update", "global_step", "training/global_step"})
@@ -82,31 +82,42 @@ class _Log:
 
     def line(self, line: str) -> None:
         """Read any line."""
-        builder, self.shape = self.builder, None
+        self.shape = None
         ordinary = "\x1b" not in line
         if not ordinary:
             line = plain(line)
         named = STEP.search(line)
-        if named is not None:
-            self.step = int(named[1])
-            self.seen[self.step] = None
-            self.verl += line[named.end() : named.end() + 3] == " - "
+        of_verl = named is not None and line[named.end() : named.end() + 3] == " - "
+        if of_verl and not self.verl:
+            # Everything before is settings, printed, and progress: nothing of it is a metric.
+            self._forget()
+        self.verl += of_verl
+        if self.verl and not of_verl:
+            self._told(line)
+            return
         if "→" in line or "->" in line:
             listed = [(name, _numbers(numbers)) for name, numbers, _ in ARROWS.findall(line)]
             self.lists += listed
             if listed:
                 return
-        told = False
-        numbers: list[tuple[int, int, str]] = []
-        for pair in PAIR.finditer(line):
+        pairs = [pair for pair in PAIR.finditer(line) if pair[1].lower() not in STEPLESS]
+        if named is not None:
+            if pairs and not self.seen and self.counted:
+                self._forget()
+            self.step = int(named[1])
+            self.seen[self.step] = None
+        elif any(pair[1].lower() == "train_runtime" for pair in pairs):
+            # The line of totals with which a trainer ends is no update.
+            return
+        elif pairs and not self.seen:
+            if all(pair[1].lower().startswith(("eval", "val")) for pair in pairs):
+                ordinary = False
+            else:
+                self.counted += 1
+                self.step = self.counted
+        builder, numbers = self.builder, list[tuple[int, int, str]]()
+        for pair in pairs:
             raw, number, per_cent = pair.groups()
-            if raw.lower() in STEPLESS:
-                continue
-            if not told:
-                told = True
-                if named is None and not self.seen:
-                    self.counted += 1
-                    self.step = self.counted
             value = float(number)
             if not math.isfinite(value):
                 builder.broke(self.step, raw)
@@ -119,14 +130,28 @@ class _Log:
                     builder.percent(raw)
             builder.add(self.step, raw, value)
             numbers.append((*pair.span(2), raw))
-        if TOLD.search(line):
-            ordinary = False
-            if len(builder.events) < EVENTS:
-                builder.events.append((self.step if self.seen else None, plain(line).strip()[:200]))
+        ordinary &= not self._told(line)
         self.misses += 1
         # A log whose lines are all shaped differently gains nothing by remembering shapes.
         if ordinary and numbers and self.misses < 1000 + 4 * self.hits:
             self._remember(line, named, numbers)
+
+    def _told(self, line: str) -> bool:
+        """Whether `line` says something in words that bears on a diagnosis; kept where it does."""
+        if not TOLD.search(line):
+            return False
+        if len(self.builder.events) < EVENTS:
+            self.builder.events.append((self.step if self.seen else None, plain(line).strip()[:200]))
+        return True
+
+    def _forget(self) -> None:
+        """Leave out the numbers read so far: they stand before the first step that is named."""
+        before, self.builder = self.builder, Builder(self.builder.path, self.builder.format)
+        self.builder.events, self.builder.notes = before.events, before.notes
+        if before.rows:
+            self.builder.notes.append(f"{before.rows:,} numbers before the first step that is named were left out.")
+        self.seen.clear()
+        self.counted = 0
 
     def _remember(self, line: str, named: re.Match[str] | None, numbers: list[tuple[int, int, str]]) -> None:
         spans = sorted([*numbers, *([] if named is None else [(*named.span(1), "")])])
