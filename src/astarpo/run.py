@@ -47,6 +47,11 @@ class PolicySettings(Settings):
     )
     device: str = Field("auto", description="auto (cuda if there is one), cpu, cuda, cuda:N")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the weights")
+    forward: Literal["auto", "fused", "transformers"] = Field(
+        "auto",
+        description="forward pass that plays. auto: astarpo's own where its logits are the model's, as for Qwen2, "
+        "Qwen3, Llama and Mistral without windows, else transformers'; fused: the former or nothing",
+    )
     reference: Literal["start", "none"] = Field(
         "start",
         description="start: where the algorithm needs a reference policy, it is the starting policy, frozen. none: no "

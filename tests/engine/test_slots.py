@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from astarpo.engine.conversations import Slots, choose
+from astarpo.engine.slots import SlotCache
 from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
 
@@ -45,7 +47,8 @@ def whole(policy: HuggingFacePolicy, ids: list[int]) -> torch.Tensor:
 
 def held(slots: Slots, slot: int) -> torch.Tensor:
     """What the policy is about to say in `slot`."""
-    return slots._logits[slot]
+    assert slots._logits is not None
+    return slots._logits[slots._row[slot]]
 
 
 def random_ids(rng: np.random.Generator, count: int) -> list[int]:
@@ -119,13 +122,13 @@ def test_conversations_that_are_alike_are_computed_once_and_go_on_as_if_each_had
 ) -> None:
     policy, rng = small_policy(stops=60) if name == "small" else family(name), np.random.default_rng(4)
     computed: list[int] = []
-    inner = policy.next_logits
+    inner = policy.forward.read
 
-    def counted(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def counted(cache: SlotCache, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> torch.Tensor:
         computed.append(len(ids))
-        return inner(ids, *rest)
+        return inner(cache, rows, ids)
 
-    monkeypatch.setattr(policy, "next_logits", counted)
+    monkeypatch.setattr(policy.forward, "read", counted)
     slots = policy.open([(0, 0), (0, 0), (0, 1), (0, 2), (0, 0)])
     page = random_ids(rng, 5)
     told = [list(page) for _ in range(5)]

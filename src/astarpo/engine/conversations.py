@@ -1,8 +1,13 @@
-"""Open conversations of one policy: each is a growing list of token ids whose KV cache is kept across its turns."""
+"""Open conversations of one policy: each is a growing list of token ids whose KV row is kept across its turns.
+
+A slot is a place for one conversation at a time; when it has ended, the next may begin there. Replies of different
+slots grow side by side, one token a step, and need not end together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,11 +16,12 @@ from torch import Tensor
 
 from astarpo.batch import length_buckets
 from astarpo.chat import Chat
+from astarpo.engine.forward import Forward
 from astarpo.engine.slots import SlotCache
 from astarpo.types import Reply
 
-EXTEND_TOKENS = 8192
-"""Padded tokens of one prefill pass; larger passes fall out of the processor's cache and run slower per token."""
+READ_TOKENS = 1024
+"""Padded tokens of one reading pass; larger passes fall out of the processor's cache and run slower per token."""
 
 
 class Player(Protocol):
@@ -36,9 +42,33 @@ class Player(Protocol):
         """Layers that hold keys and values."""
         ...
 
-    def next_logits(self, ids: Tensor, last: Tensor, cache: SlotCache, active: Tensor) -> Tensor:
-        """Run `ids` [n, q] on rows `active`; logits [n, V] at each row's position `last` [n]."""
+    @property
+    def forward(self) -> Forward:
+        """How the model is run."""
         ...
+
+
+@dataclass
+class _Saying:
+    """A reply under way."""
+
+    draws: list[float]
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a past's keys stand: the first `length` positions of `slot`, while conversation number `holder` is there.
+
+    Attributes:
+        last: the token after them, already known: the one that was sampled last, or that was read last.
+    """
+
+    slot: int
+    holder: int
+    length: int
+    last: int
 
 
 class Slots:
@@ -46,29 +76,55 @@ class Slots:
 
     def __init__(self, policy: Player, keys: Sequence[tuple[int, ...]]) -> None:
         self._policy = policy
+        self._forward = policy.forward
+        self._forward.refresh()
         self._cache = SlotCache(policy.layers, len(keys), policy.device)
         self._row = {slot: slot for slot in range(len(keys))}
         self._random = [_generator(key) for key in keys]
-        self._logits: dict[int, Tensor] = {}
+        self._logits: Tensor | None = None
+        self._saying: dict[int, _Saying] = {}
+        self._temperature = 1.0
         # The last sampled token of a reply is known but not yet computed: it leads the next observation.
         self._pending: dict[int, int] = {}
         # Conversations with equal pasts hold the same tokens: (past, what was appended) → past, numbered as they come.
         self._past = dict.fromkeys(range(len(keys)), 0)
         self._pasts: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._places: dict[int, _Place] = {}
+        # Which conversation a slot holds, numbered as they come.
+        self._holder = list(range(len(keys)))
+        self._holders = len(keys)
+
+    @property
+    def bytes(self) -> int:
+        """What keys and values take now."""
+        return self._cache.bytes
 
     def tokens(self, slot: int) -> int:
         """Tokens that the conversation in `slot` holds, prompt included."""
         return int(self._cache.lengths[self._row[slot]]) + (slot in self._pending)
 
+    def restart(self, slot: int, key: tuple[int, ...]) -> None:
+        """The conversation in `slot` is over and a new, empty one under `key` takes its place."""
+        self._pending.pop(slot, None)
+        self._random[slot] = _generator(key)
+        self._past[slot] = 0
+        self._holder[slot] = self._holders
+        self._holders += 1
+        self._cache.lengths[self._row[slot]] = 0
+
     def close(self, slots: Sequence[int]) -> None:
-        """These conversations are over; their memory is given back once a quarter of the rows are idle."""
+        """These slots are needed no more; their memory is given back once a quarter of the rows are idle."""
         for slot in slots:
+            self._cache.lengths[self._row[slot]] = 0
             del self._row[slot], self._past[slot]
-            self._logits.pop(slot, None)
+            self._holder[slot] = -1
             self._pending.pop(slot, None)
         if self._row and len(self._row) <= 0.75 * self._cache.rows:
-            still = sorted(self._row)
-            self._cache.keep(torch.tensor([self._row[slot] for slot in still], device=self._policy.device))
+            still = sorted(self._row, key=self._row.__getitem__)
+            rows = [self._row[slot] for slot in still]
+            self._cache.keep(rows)
+            if self._logits is not None:
+                self._logits = self._logits[torch.tensor(rows, device=self._logits.device)]
             self._row = {slot: row for row, slot in enumerate(still)}
 
     @torch.inference_mode()
@@ -77,35 +133,94 @@ class Slots:
 
         Attempts at one task that searched for the same words read the same page: one computes, the others copy.
         """
-        device = self._policy.device
         leaders: dict[int, int] = {}
         followers: list[tuple[int, int]] = []
+        copied: list[tuple[int, int, int]] = []
         whole: dict[int, list[int]] = {}
-        for slot, row in zip(slots, ids, strict=True):
+        for slot, appended in zip(slots, ids, strict=True):
             lead = [self._pending.pop(slot)] if slot in self._pending else []
-            leader = leaders.setdefault(self._remember(slot, row), slot)
-            if leader == slot:
-                whole[slot] = [*lead, *row]
-            else:
+            past = self._remember(slot, appended)
+            leader = leaders.setdefault(past, slot)
+            there = self._places.get(past)
+            if leader != slot:
                 followers.append((leader, slot))
+            elif there is not None and self._holder[there.slot] == there.holder:
+                # Its last token is computed again: the logits after it were not kept.
+                copied.append((self._row[there.slot], self._row[slot], there.length))
+                whole[slot] = [there.last]
+            else:
+                whole[slot] = [*lead, *appended]
+        if copied:
+            self._cache.copy(*zip(*copied, strict=True))
         led = list(whole)
-        counts = torch.tensor([len(whole[slot]) for slot in led])
-        for part in length_buckets(counts, EXTEND_TOKENS):
+        for part in length_buckets(torch.tensor([len(whole[slot]) for slot in led]), READ_TOKENS):
             some = [led[j] for j in part.tolist()]
-            padded = torch.zeros((len(some), int(counts[part].max())), dtype=torch.int64)
-            for i, slot in enumerate(some):
-                padded[i, : len(whole[slot])] = torch.tensor(whole[slot])
-            active = torch.tensor([self._row[slot] for slot in some], device=device)
-            new = counts[part].to(device)
-            logits = self._policy.next_logits(padded.to(device), new - 1, self._cache, active)
-            self._cache.commit(new)
-            self._logits.update(zip(some, logits, strict=True))
+            rows = [self._row[slot] for slot in some]
+            self._keep(rows, self._forward.read(self._cache, rows, [whole[slot] for slot in some]))
+        for slot in led:
+            length = int(self._cache.lengths[self._row[slot]])
+            self._places[self._past[slot]] = _Place(slot, self._holder[slot], length - 1, whole[slot][-1])
         if followers:
-            source, target = (
-                torch.tensor([self._row[slot] for slot in side], device=device) for side in zip(*followers, strict=True)
-            )
-            self._cache.copy(source, target)
-            self._logits.update((slot, self._logits[leader]) for leader, slot in followers)
+            source, target = ([self._row[slot] for slot in side] for side in zip(*followers, strict=True))
+            self._cache.copy(source, target, [int(self._cache.lengths[row]) for row in source])
+            assert self._logits is not None
+            self._keep(target, self._logits[torch.tensor(source, device=self._logits.device)])
+
+    def ask(self, slots: Sequence[int], max_tokens: int, temperature: float) -> None:
+        """Begin a reply in each of `slots`, which ends with a stop token or after `max_tokens`; `step` says it.
+
+        Raises:
+            ValueError: other replies are under way at another temperature.
+        """
+        if self._saying and temperature != self._temperature:
+            raise ValueError("replies under way share one temperature")
+        self._temperature = temperature
+        for slot in slots:
+            self._saying[slot] = _Saying(self._random[slot].random(max_tokens).tolist())
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Reply]]:
+        """One token more for each reply under way; those that ended with it, by slot."""
+        stop = self._policy.chat.stop
+        assert self._logits is not None
+        going = sorted(self._saying, key=self._row.__getitem__)
+        rows = [self._row[slot] for slot in going]
+        logits = self._logits
+        if len(rows) < len(logits):
+            logits = logits[torch.tensor(rows, device=logits.device)]
+        draws = [saying.draws[len(saying.ids)] for saying in map(self._saying.__getitem__, going)]
+        chosen, nats = choose(logits, self._temperature, torch.tensor(draws, dtype=torch.float64, device=logits.device))
+        ended, kept = [], []
+        # One copy to the host: ids are exact in float64.
+        for k, (token, nat) in enumerate(torch.stack((chosen.double(), nats.double()), 1).tolist()):
+            saying = self._saying[going[k]]
+            saying.ids.append(int(token))
+            saying.log_probs.append(nat)
+            if saying.ids[-1] in stop or len(saying.ids) == len(saying.draws):
+                ended.append(going[k])
+            else:
+                kept.append(k)
+        if kept:
+            if ended:
+                chosen = chosen[torch.tensor(kept, device=chosen.device)]
+            rows = [rows[k] for k in kept]
+            self._keep(rows, self._forward.step(self._cache, rows, chosen))
+        return [(slot, self._said(slot)) for slot in ended]
+
+    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
+        """Sample one reply for each of `slots`, ending with a stop token or after `max_tokens`."""
+        self.ask(slots, max_tokens, temperature)
+        said: dict[int, Reply] = {}
+        while len(said) < len(slots):
+            said.update(self.step())
+        return [said[slot] for slot in slots]
+
+    def _said(self, slot: int) -> Reply:
+        saying = self._saying.pop(slot)
+        self._pending[slot] = saying.ids[-1]
+        self._remember(slot, saying.ids)
+        chat = self._policy.chat
+        return Reply(tuple(saying.ids), tuple(saying.log_probs), chat.decode(saying.ids), saying.ids[-1] in chat.stop)
 
     def _remember(self, slot: int, appended: Sequence[int]) -> int:
         """Note what was appended to `slot`'s conversation; equal numbers mean equal conversations."""
@@ -113,44 +228,21 @@ class Slots:
         self._past[slot] = past
         return past
 
-    @torch.inference_mode()
-    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
-        """Sample one reply for each of `slots`, ending with a stop token or after `max_tokens`."""
-        policy, stop = self._policy, self._policy.chat.stop
-        ids: list[list[int]] = [[] for _ in slots]
-        log_probs: list[list[float]] = [[] for _ in slots]
-        draws = np.stack([self._random[slot].random(max_tokens) for slot in slots])
-        going = list(range(len(slots)))
-        logits = torch.stack([self._logits.pop(slot) for slot in slots])
-        for step in range(max_tokens):
-            chosen, nats = choose(logits, temperature, torch.from_numpy(draws[going, step]).to(logits.device))
-            for i, token, nat in zip(going, chosen.tolist(), nats.tolist(), strict=True):
-                ids[i].append(token)
-                log_probs[i].append(nat)
-            kept = [k for k, i in enumerate(going) if ids[i][-1] not in stop]
-            if not kept or step == max_tokens - 1:
-                break
-            going = [going[k] for k in kept]
-            active = torch.tensor([self._row[slots[i]] for i in going], device=policy.device)
-            one = torch.ones(len(going), dtype=torch.int64, device=policy.device)
-            logits = policy.next_logits(
-                chosen[torch.tensor(kept, device=chosen.device), None], one - 1, self._cache, active
-            )
-            self._cache.commit(one)
-        for slot, row in zip(slots, ids, strict=True):
-            self._pending[slot] = row[-1]
-            self._remember(slot, row)
-        return [
-            Reply(tuple(row), tuple(nats), policy.chat.decode(row), row[-1] in stop)
-            for row, nats in zip(ids, log_probs, strict=True)
-        ]
+    def _keep(self, rows: Sequence[int], logits: Tensor) -> None:
+        """`logits` [n, V] are what `rows` will say next."""
+        if len(rows) == self._cache.rows and list(rows) == list(range(len(rows))):
+            self._logits = logits
+            return
+        if self._logits is None:
+            self._logits = logits.new_zeros((self._cache.rows, logits.shape[1]))
+        self._logits[torch.tensor(rows, device=logits.device)] = logits
 
 
 def choose(logits: Tensor, temperature: float, draw: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row: the inverse of the cumulative distribution at `draw`, or the likeliest at temperature 0.
 
     Args:
-        logits: [n, V].
+        logits: [n, V] float32.
         temperature: 0 for greedy; log-probs are then those at temperature 1.
         draw: [n] float64 in [0, 1).
 
@@ -160,8 +252,8 @@ def choose(logits: Tensor, temperature: float, draw: Tensor) -> tuple[Tensor, Te
     if temperature == 0.0:
         chosen = logits.argmax(-1)
         return chosen, torch.log_softmax(logits, -1).gather(-1, chosen[:, None])[:, 0]
-    log_p = torch.log_softmax(logits / temperature, dim=-1)
-    reach = log_p.double().exp().cumsum(-1)
+    log_p = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+    reach = log_p.exp().cumsum(-1, dtype=torch.float64)
     # The sum of V rounded terms need not be 1: scaling the draw keeps every token reachable and none beyond the last.
     chosen = torch.searchsorted(reach, (draw * reach[:, -1])[:, None], right=True)[:, 0].clamp_(
         max=logits.shape[-1] - 1

@@ -1,24 +1,28 @@
-"""Ragged KV slots under any Hugging Face causal model: a turn computes only its new tokens.
+"""Ragged KV rows: each holds one conversation, and a turn computes only its new tokens.
 
 Row b of every buffer belongs to conversation b. Its keys lie at positions 0 .. length-1 without gaps, so a token sees
-"its own row, positions up to its own". New tokens come right-padded; what padding writes lies beyond the row's length,
-is never seen, and is overwritten by the next real token.
+"its own row, positions up to its own". What is written beyond a row's length, by padding or by a pass that only others
+take part in, is never seen, and is overwritten by the next real token.
+
+Lengths live on the host: no pass asks the device how long anything is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-FIRST_POSITIONS = 256
+FIRST_POSITIONS = 128
 """Positions that every row has room for at first; growing copies all that is there."""
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer: [rows, heads, positions, head_dim]; allocated on first use, grown by doubling."""
+    """Keys and values of one layer: [rows, heads, positions, head_dim]; allocated on first use, grown by half."""
 
     is_sliding = False
     is_compileable = False
@@ -30,13 +34,13 @@ class SlotLayer(CacheLayerMixin):
         self.values: Any = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate for the owner's rows and capacity."""
-        _, heads, _, width = key_states.shape
-        shape = (self.owner.rows, heads, self.owner.capacity, width)
-        self.keys = torch.zeros(shape, dtype=key_states.dtype, device=key_states.device)
-        self.values = torch.zeros(
-            (*shape[:3], value_states.shape[-1]), dtype=value_states.dtype, device=key_states.device
-        )
+        """Allocate for the owner's rows and capacity; [..., heads, q or nothing, head_dim] tells the rest."""
+        self.allocate(key_states.shape[1], key_states.shape[-1], value_states.shape[-1], key_states)
+
+    def allocate(self, heads: int, key_width: int, value_width: int, like: Tensor) -> None:
+        """Zeros for the owner's rows and capacity, of the type and on the device of `like`."""
+        shape = (self.owner.rows, heads, self.owner.capacity)
+        self.keys, self.values = like.new_zeros((*shape, key_width)), like.new_zeros((*shape, value_width))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -89,7 +93,9 @@ class SlotCache(Cache):
     """The KV cache of `rows` conversations of different lengths.
 
     Attributes:
-        lengths: [rows] int64, tokens held by each row.
+        lengths: [rows] int64 on the host, tokens held by each row.
+        device: where keys and values are.
+        capacity: positions that every row has room for.
         active: [n] rows of the forward pass under way.
         positions: [n, q] where its tokens go.
         seen: positions that its attention spans.
@@ -98,42 +104,54 @@ class SlotCache(Cache):
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
         self.rows, self.capacity, self.seen, self.whole = rows, 0, 0, True
-        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.device = device
+        self.lengths = np.zeros(rows, dtype=np.int64)
         self.active = torch.arange(rows, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         self.slot_layers = [SlotLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self.slot_layers))
 
-    def begin(self, active: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    @property
+    def bytes(self) -> int:
+        """What keys and values take."""
+        tensors = [t for layer in self.slot_layers if layer.is_initialized for t in (layer.keys, layer.values)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def reserve(self, positions: int) -> None:
+        """See to room for `positions` positions in every row."""
+        if positions <= self.capacity:
+            return
+        self.capacity = max(-(-positions // 32) * 32, self.capacity * 3 // 2, FIRST_POSITIONS)
+        for layer in self.slot_layers:
+            layer.grow(self.capacity)
+
+    def begin(self, active: Sequence[int], width: int) -> tuple[Tensor, Tensor]:
         """Prepare a pass that appends up to `width` tokens to the rows `active`.
 
         Returns:
             positions [n, width] and the boolean mask [n, 1, width, seen], True where attention may look.
         """
-        self.active = active
-        self.whole = len(active) == self.rows and bool((active == torch.arange(self.rows, device=active.device)).all())
-        self.positions = self.lengths[active, None] + torch.arange(width, device=active.device)
-        self.seen = int(self.positions.max()) + 1
-        if self.seen > self.capacity:
-            self.capacity = max(self.seen, 2 * self.capacity, FIRST_POSITIONS)
-            for layer in self.slot_layers:
-                layer.grow(self.capacity)
-        reach = torch.arange(self.seen, device=active.device)
+        rows = np.asarray(active)
+        self.seen = int(self.lengths[rows].max()) + width
+        self.reserve(self.seen)
+        self.whole = len(rows) == self.rows and bool((rows == np.arange(self.rows)).all())
+        self.active = torch.from_numpy(rows).to(self.device)
+        at = torch.from_numpy(self.lengths[rows]).to(self.device)
+        self.positions = at[:, None] + torch.arange(width, device=self.device)
+        reach = torch.arange(self.seen, device=self.device)
         return self.positions, (reach <= self.positions[:, :, None])[:, None]
 
-    def commit(self, counts: Tensor) -> None:
-        """The pass is done: row active[i] now holds counts[i] tokens more."""
-        self.lengths[self.active] += counts
-
-    def copy(self, source: Tensor, target: Tensor) -> None:
-        """Rows `target` [n] become what rows `source` [n] are."""
-        self.lengths[target] = self.lengths[source]
+    def copy(self, source: Sequence[int], target: Sequence[int], lengths: Sequence[int]) -> None:
+        """Rows `target` become the first `lengths` tokens of rows `source`."""
+        self.lengths[list(target)] = lengths
+        from_, to = (torch.tensor(list(side), device=self.device) for side in (source, target))
         for layer in self.slot_layers:
-            layer.copy(source, target, int(self.lengths[source].max()))
+            layer.copy(from_, to, max(lengths))
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Forget every conversation but `rows`, in that order."""
-        self.lengths = self.lengths[rows]
+        self.lengths = self.lengths[list(rows)]
         self.rows = len(rows)
+        kept = torch.tensor(list(rows), device=self.device)
         for layer in self.slot_layers:
-            layer.keep(rows)
+            layer.keep(kept)

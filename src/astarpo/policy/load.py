@@ -53,7 +53,7 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
     device = _device(settings.device)
     rules = settings.rules if settings.rules is not None else not (embedded or _says_embedded(Path(where)))
     model.to(device)
-    return HuggingFacePolicy(model.eval(), tokenizer, rules=rules, name=settings.model)
+    return HuggingFacePolicy(model.eval(), tokenizer, rules=rules, name=settings.model, forward=settings.forward)
 
 
 def _embedded(model: str, environment: str) -> Path:

@@ -1,0 +1,314 @@
+"""A forward pass of our own for decoders of Llama's shape: transformers' logits in a third of its operations.
+
+Per layer, x [N, h] being the tokens of all rows laid end to end without padding:
+
+    q, k, v = W_qkv · rms(x)        one product; q and k rotated in place
+    x += W_o · attention(q, K, V)   K, V the rows of the cache, read where they lie
+    x += W_down · (silu(g) ⊙ u)     g, u = W_gate_up · rms(x), one product
+
+Which models it may run is tried, not believed: `build` compares its logits with the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from astarpo.engine.forward import additive
+from astarpo.engine.slots import SlotCache
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of `config.model_type` that are tried."""
+
+ROTATIONS = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary embedding whose angles depend on the position alone."""
+
+COPIED_PARAMETERS = 50_000_000
+"""Models up to this size have projections copied side by side, which saves calls; larger ones are read in place."""
+
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference from the model's own logits, relative to the largest of them, at which the pass is taken."""
+
+WHOLE_SHARE = 0.6
+"""Share of rows taking part from which a step runs over all of them: that costs less than copying their keys."""
+
+
+@dataclass
+class _Layer:
+    """Weights of one layer, [out, in] each; several where they are not copied side by side."""
+
+    first_norm: Tensor
+    second_norm: Tensor
+    qkv: list[Tensor]
+    qkv_bias: list[Tensor | None]
+    out: Tensor
+    out_bias: Tensor | None
+    gate_up: list[Tensor]
+    gate_up_bias: list[Tensor | None]
+    down: Tensor
+    down_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+
+
+class FusedForward:
+    """See the module. Made by `build`.
+
+    Raises:
+        Unfit: the model is of another shape.
+    """
+
+    name = "fused"
+
+    def __init__(self, model: Any) -> None:
+        config = model.config.get_text_config()
+        _check(model, config)
+        self._model = model
+        self._decoder = model.get_decoder()
+        attention = self._decoder.layers[0].self_attn
+        self._width = int(attention.head_dim)
+        self._heads, self._groups = int(config.num_attention_heads), int(config.num_key_value_heads)
+        self._scale = float(attention.scaling)
+        self._eps = float(self._decoder.norm.variance_epsilon)
+        self._copied = sum(p.numel() for p in model.parameters()) <= COPIED_PARAMETERS
+        self._turns: tuple[Tensor, Tensor] | None = None
+        self._layers: list[_Layer] = []
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Read the weights anew; copies are made anew."""
+        self._layers = [self._read_layer(layer) for layer in self._decoder.layers]
+        head = self._model.get_output_embeddings()
+        self._head, self._head_bias = head.weight.detach(), head.bias if head.bias is None else head.bias.detach()
+        self._embed, self._norm = self._decoder.embed_tokens.weight.detach(), self._decoder.norm.weight.detach()
+        if self._turns is not None and self._turns[0].device != self._embed.device:
+            self._turns = None
+
+    def read(self, cache: SlotCache, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
+        """See `Forward.read`."""
+        device = cache.device
+        counts, at = np.array([len(row) for row in ids]), np.asarray(rows)
+        past = cache.lengths[at]
+        longest = int(counts.max())
+        seen = int((past + counts).max())
+        cache.reserve(seen)
+        flat = torch.tensor([token for row in ids for token in row], device=device)
+        sequence = np.repeat(np.arange(len(counts)), counts)
+        starts = np.concatenate(([0], counts.cumsum()[:-1]))
+        within = np.arange(len(sequence)) - starts[sequence]
+        place = torch.from_numpy(np.stack((at[sequence], past[sequence] + within, sequence * longest + within)))
+        row, position, padded_place = place.to(device)
+        # Padding repeats a token of its own row: whatever it attends to, its result is dropped.
+        fill = torch.from_numpy(starts[:, None] + np.minimum(np.arange(longest), counts[:, None] - 1)).to(device)
+        even = bool((counts == longest).all())
+        fresh = not past.any()
+        active = torch.from_numpy(at).to(device)
+        mask = None
+        if not fresh:
+            reach = torch.arange(seen, device=device)
+            mask = additive((reach <= position[fill][:, :, None])[:, None], self._embed.dtype)
+
+        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            layer = cache.slot_layers[number]
+            layer.keys[row, :, position], layer.values[row, :, position] = k, v
+            if even:
+                q = q.view(len(counts), longest, *q.shape[1:])
+            else:
+                q = q[fill]
+            if fresh:
+                keys, values = (
+                    (k.view(len(counts), longest, *k.shape[1:]), v.view(len(counts), longest, *v.shape[1:]))
+                    if even
+                    else (k[fill], v[fill])
+                )
+                keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+            else:
+                keys, values = layer.keys[active, :, :seen], layer.values[active, :, :seen]
+            said = F.scaled_dot_product_attention(
+                q.transpose(1, 2),
+                keys,
+                values,
+                attn_mask=mask,
+                is_causal=fresh,
+                scale=self._scale,
+                enable_gqa=self._heads != self._groups,
+            ).transpose(1, 2)
+            said = said.reshape(len(counts) * longest, -1)
+            return said if even else said[padded_place]
+
+        last = torch.from_numpy(starts + counts - 1).to(device)
+        logits = self._run(cache, flat, position, last, attend)
+        cache.lengths[at] += counts
+        return logits
+
+    def step(self, cache: SlotCache, rows: Sequence[int], ids: Tensor) -> Tensor:
+        """See `Forward.step`."""
+        device, at = cache.device, np.asarray(rows)
+        seen = int(cache.lengths[at].max()) + 1
+        cache.reserve(int(cache.lengths.max()) + 1)
+        every = len(at) == cache.rows
+        whole = every or len(at) >= WHOLE_SHARE * cache.rows
+        picked = None if every else torch.from_numpy(at).to(device)
+        if whole and picked is not None:
+            ids = torch.zeros(cache.rows, dtype=ids.dtype, device=device).index_copy_(0, picked, ids)
+        position = torch.from_numpy(cache.lengths if whole else cache.lengths[at]).to(device)
+        n, groups, width = len(ids), self._groups, self._width
+        row = torch.arange(n, device=device) if whole else picked
+        reach = torch.arange(seen, device=device)
+        mask = additive(reach <= position[:, None], self._embed.dtype)
+        mask = mask[:, None, None].expand(n, groups, self._heads // groups, seen).reshape(n * groups, -1, seen)
+
+        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            layer = cache.slot_layers[number]
+            layer.keys[row, :, position], layer.values[row, :, position] = k, v
+            if whole:
+                keys = layer.keys.view(n * groups, -1, width)[:, :seen]
+                values = layer.values.view(n * groups, -1, width)[:, :seen]
+            else:
+                keys = layer.keys[row, :, :seen].view(n * groups, seen, width)
+                values = layer.values[row, :, :seen].view(n * groups, seen, width)
+            q = q.reshape(n * groups, -1, width)
+            scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=self._scale)
+            weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+            return torch.bmm(weights, values).view(n, -1)
+
+        logits = self._run(cache, ids, position, picked if whole else None, attend)
+        cache.lengths[at] += 1
+        return logits
+
+    def _run(self, cache: SlotCache, ids: Tensor, position: Tensor, last: Tensor | None, attend: Any) -> Tensor:
+        """`ids` [N] at `position` [N]; logits [n, V] of the tokens `last` [n], or of all."""
+        cos, sin = (table[position, None] for table in self._rotation(cache.capacity))
+        width, eps, size = self._width, self._eps, (self._embed.shape[1],)
+        heads, both = self._heads, self._heads + self._groups
+        x = F.embedding(ids, self._embed)
+        for number, layer in enumerate(self._layers):
+            slots = cache.slot_layers[number]
+            if not slots.is_initialized:
+                slots.allocate(self._groups, width, width, x)
+            qkv = _project(F.rms_norm(x, size, layer.first_norm, eps), layer.qkv, layer.qkv_bias)
+            qkv = qkv.view(len(x), -1, width)
+            qk = qkv[:, :both]
+            if layer.q_norm is not None and layer.k_norm is not None:
+                qk = torch.cat(
+                    (
+                        F.rms_norm(qk[:, :heads], (width,), layer.q_norm, eps),
+                        F.rms_norm(qk[:, heads:], (width,), layer.k_norm, eps),
+                    ),
+                    1,
+                )
+            turned = torch.empty(qk.shape, dtype=x.dtype, device=x.device)
+            one, two = qk[..., : width // 2], qk[..., width // 2 :]
+            torch.mul(one, cos, out=turned[..., : width // 2]).addcmul_(two, sin, value=-1)
+            torch.mul(two, cos, out=turned[..., width // 2 :]).addcmul_(one, sin)
+            said = attend(number, turned[:, :heads], turned[:, heads:], qkv[:, both:])
+            x = _add(x, said, layer.out, layer.out_bias)
+            gate, up = _project(F.rms_norm(x, size, layer.second_norm, eps), layer.gate_up, layer.gate_up_bias).chunk(
+                2, -1
+            )
+            x = _add(x, F.silu(gate).mul_(up), layer.down, layer.down_bias)
+        if last is not None:
+            x = x[last]
+        return F.linear(F.rms_norm(x, size, self._norm, eps), self._head, self._head_bias).float()
+
+    def _rotation(self, positions: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [positions or more, head_dim / 2], by the model's own rule."""
+        if self._turns is None or len(self._turns[0]) < positions:
+            every = torch.arange(positions, device=self._embed.device)[None]
+            cos, sin = self._decoder.rotary_emb(self._embed[:1], every)
+            self._turns = (cos[0, :, : self._width // 2].contiguous(), sin[0, :, : self._width // 2].contiguous())
+        return self._turns
+
+    def _read_layer(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv, qkv_bias = self._beside(attention.q_proj, attention.k_proj, attention.v_proj)
+        gate_up, gate_up_bias = self._beside(mlp.gate_proj, mlp.up_proj)
+        return _Layer(
+            layer.input_layernorm.weight.detach(),
+            layer.post_attention_layernorm.weight.detach(),
+            qkv,
+            qkv_bias,
+            attention.o_proj.weight.detach(),
+            attention.o_proj.bias,
+            gate_up,
+            gate_up_bias,
+            mlp.down_proj.weight.detach(),
+            mlp.down_proj.bias,
+            attention.q_norm.weight.detach() if hasattr(attention, "q_norm") else None,
+            attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
+        )
+
+    def _beside(self, *linear: nn.Linear) -> tuple[list[Tensor], list[Tensor | None]]:
+        weights = [one.weight.detach() for one in linear]
+        biases = [one.bias for one in linear]
+        if not self._copied:
+            return weights, list(biases)
+        return [torch.cat(weights)], [None if biases[0] is None else torch.cat([b.detach() for b in biases])]
+
+
+class Unfit(Exception):
+    """Why a model is not run by `FusedForward`."""
+
+
+def build(model: Any) -> FusedForward:
+    """The fused pass for `model`, tried against the model's own.
+
+    Raises:
+        Unfit: the model is of another shape, or its logits came out different.
+    """
+    fused = FusedForward(model)
+    device, dtype = next(iter(model.parameters())).device, model.dtype
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    probe = torch.arange(1, 13, device=device).view(2, 6) * 7 % vocabulary
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    with torch.inference_mode():
+        own = model(input_ids=probe, use_cache=False).logits.float()
+        cache = SlotCache(layers, 2, device)
+        first = fused.read(cache, [0, 1], [probe[0, :2].tolist(), probe[1, :4].tolist()])
+        second = fused.read(cache, [0, 1], [probe[0, 2:5].tolist(), probe[1, 4:5].tolist()])
+        third = fused.step(cache, [0, 1], probe[:, 5])
+    expected = torch.stack((own[0, 1], own[1, 3], own[0, 4], own[1, 4], own[0, 5], own[1, 5]))
+    apart = float((torch.cat((first, second, third)) - expected).abs().max() / own.abs().max().clamp_min(1e-30))
+    if not apart <= TOLERANCE.get(dtype, 0.0):
+        raise Unfit(f"its logits came out {apart:.1e} of the largest apart from the model's own")
+    return fused
+
+
+def _check(model: Any, config: Any) -> None:
+    kind = str(getattr(config, "model_type", ""))
+    if kind not in FAMILIES:
+        raise Unfit(f"{kind or 'this architecture'} is none of {', '.join(FAMILIES)}")
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    if decoder is None or model.get_output_embeddings() is None:
+        raise Unfit("it has no decoder or no head of its own")
+    if config.hidden_act != "silu":
+        raise Unfit(f"its activation is {config.hidden_act}, not silu")
+    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
+        raise Unfit("its attention has a sliding window")
+    rotation = str(decoder.rotary_emb.rope_type)
+    if rotation not in ROTATIONS:
+        raise Unfit(f"its rotary embedding is {rotation}, not one of {', '.join(ROTATIONS)}")
+    attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+    parts = [getattr(layer.self_attn, name) for layer in decoder.layers for name in attention]
+    parts += [getattr(layer.mlp, name) for layer in decoder.layers for name in mlp]
+    other = [type(part).__name__ for part in (*parts, model.get_output_embeddings()) if type(part) is not nn.Linear]
+    if other:
+        raise Unfit(f"its projections are {other[0]}, not plain linear layers")
+
+
+def _project(x: Tensor, weights: list[Tensor], biases: list[Tensor | None]) -> Tensor:
+    if len(weights) == 1:
+        return F.linear(x, weights[0], biases[0])
+    return torch.cat([F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)], -1)
+
+
+def _add(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = torch.addmm(x, y, weight.t())
+    return out if bias is None else out + bias

@@ -1,0 +1,165 @@
+"""The fused forward pass says what the model itself says, follows its weights, and is refused where it would not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from astarpo.engine import fused
+from astarpo.engine.slots import SlotCache
+from astarpo.errors import SettingsError
+from astarpo.policy.huggingface import HuggingFacePolicy
+from small import small_policy, small_tokenizer
+
+SIZE: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
+
+
+def model(kind: str, **given: Any) -> Any:
+    config = AutoConfig.for_model(kind, **{**SIZE, **given}, eos_token_id=1, bos_token_id=None, pad_token_id=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        built = AutoModelForCausalLM.from_config(config, dtype=given.get("dtype", torch.float32))
+        for parameter in built.parameters():
+            # Biases begin at zero and gains at one, which would hide where they are forgotten.
+            parameter.data.add_(torch.randn_like(parameter) * 0.2)
+    return built.eval()
+
+
+ROPE_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+CLAIMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2": ("qwen2", {}),
+    "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {}),
+    "llama": ("llama", {}),
+    "llama with biases and scaled angles": (
+        "llama",
+        {"attention_bias": True, "mlp_bias": True, "rope_parameters": ROPE_3},
+    ),
+    "mistral": ("mistral", {"sliding_window": None}),
+}
+
+
+def played(policy: HuggingFacePolicy, *, whole: bool = True) -> torch.Tensor:
+    """Logits of a few passes over three rows, one of which may sit out."""
+    forward = policy.forward
+    forward.refresh()
+    cache = SlotCache(policy.layers, 3, policy.device)
+    rng = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> list[int]:
+        return [int(i) for i in torch.randint(250, (n,), generator=rng)]
+
+    rows = [0, 1, 2] if whole else [2]
+    with torch.inference_mode():
+        said = [forward.read(cache, [0, 1, 2], [ids(3), ids(9), ids(5)])]
+        for _ in range(3):
+            said.append(forward.step(cache, rows, torch.tensor(ids(len(rows)))))
+        said.append(forward.read(cache, [2, 0], [ids(70), ids(2)]))
+        said.append(forward.step(cache, [0, 1], torch.tensor(ids(2))))
+    return torch.cat(said)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("name", CLAIMED)
+def test_its_logits_are_those_of_transformers(
+    name: str, copied: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "COPIED_PARAMETERS", 10**9 if copied else 0)
+    kind, given = CLAIMED[name]
+    own = model(kind, **given)
+    ours = HuggingFacePolicy(own, small_tokenizer(), rules=False, forward="fused")
+    theirs = HuggingFacePolicy(own, small_tokenizer(), rules=False, forward="transformers")
+    assert (ours.forward.name, theirs.forward.name) == ("fused", "transformers")
+    expected = played(theirs, whole=whole)
+    assert float(expected.std()) > 0.1
+    torch.testing.assert_close(played(ours, whole=whole), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_it_follows_the_weights() -> None:
+    policy = small_policy()
+    before = played(policy)
+    changed = small_policy(seed=7).model
+    for whole in (False, True):
+        if whole:
+            policy.model.load_state_dict(changed.state_dict())
+        else:
+            policy.model.model.layers[0].mlp.up_proj.weight.data.mul_(1.5)
+        after = played(policy)
+        theirs = HuggingFacePolicy(policy.model, policy.tokenizer, rules=False, forward="transformers")
+        torch.testing.assert_close(after, played(theirs), atol=1e-5, rtol=1e-5)
+        assert float((after - before).abs().max()) > 1e-2
+        before = after
+
+
+def test_half_precision_is_run_and_within_its_rounding() -> None:
+    own = model("qwen2", dtype=torch.bfloat16)
+    ours = HuggingFacePolicy(own, small_tokenizer(), rules=False, forward="fused")
+    exact = HuggingFacePolicy(own.float(), small_tokenizer(), rules=False, forward="transformers")
+    expected = played(exact)
+    own.to(torch.bfloat16)
+    assert float((played(ours) - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "why"),
+    [
+        ("gpt2", {"n_embd": 16, "n_head": 2, "n_layer": 1}, "gpt2 is none of llama, mistral, qwen2, qwen3"),
+        ("mistral", {"sliding_window": 5}, "its attention has a sliding window"),
+        ("qwen2", {"hidden_act": "gelu"}, "its activation is gelu, not silu"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "its rotary embedding is dynamic, not one of default, linear, llama3, yarn",
+        ),
+    ],
+)
+def test_another_shape_is_run_by_transformers_and_the_policy_says_why(
+    kind: str, given: dict[str, Any], why: str
+) -> None:
+    own = model(kind, **given)
+    policy = HuggingFacePolicy(own, small_tokenizer(), rules=False)
+    assert (policy.forward.name, policy.unfused) == ("transformers", why)
+    with pytest.raises(SettingsError, match=f"policy.forward is fused and odd cannot be run so: {why}; leave it at"):
+        HuggingFacePolicy(own, small_tokenizer(), rules=False, name="odd", forward="fused")
+
+
+def test_a_model_that_only_looks_like_one_of_the_claimed_is_found_out() -> None:
+    own = model("llama")
+    inner = own.model.layers[1].mlp.forward
+    own.model.layers[1].mlp.forward = lambda x: 1.01 * inner(x)
+    policy = HuggingFacePolicy(own, small_tokenizer(), rules=False)
+    assert policy.forward.name == "transformers"
+    assert policy.unfused.startswith("its logits came out ")
+
+
+def test_projections_that_are_more_than_a_matrix_are_left_to_transformers() -> None:
+    own = model("llama")
+
+    class Adapted(torch.nn.Linear):
+        """A projection with something beside it."""
+
+    layer = own.model.layers[0].self_attn
+    layer.q_proj = Adapted(24, 32, bias=False)
+    assert HuggingFacePolicy(own, small_tokenizer(), rules=False).unfused == (
+        "its projections are Adapted, not plain linear layers"
+    )
