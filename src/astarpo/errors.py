@@ -23,6 +23,10 @@ class RunError(AstarpoError):
     """A run folder cannot be read, written, or resumed."""
 
 
+class BackendError(AstarpoError):
+    """The engine that generates replies died, hung, answered nonsense, or holds other weights than the policy."""
+
+
 class ShapeError(AstarpoError, ValueError):
     """Tensors that must share a shape do not. Broadcasting would turn that into a plausible number."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from astarpo.environments.base import Environment, EnvironmentSettings, Task, solved
 from astarpo.environments.rewards import RewardMode
 from astarpo.errors import AstarpoError, EnvironmentContractError, SettingsError
-from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.base import Player
 from astarpo.run import RolloutSettings
 from astarpo.types import Ended, Episode, Step, Turn
 
@@ -48,7 +48,7 @@ class _Open:
 
 
 def collect(
-    policy: HuggingFacePolicy,
+    policy: Player,
     environment: Environment[EnvironmentSettings],
     plays: Sequence[Play],
     *,
@@ -81,7 +81,7 @@ def collect(
     return episodes
 
 
-def check_context(policy: HuggingFacePolicy, rollout: RolloutSettings) -> None:
+def check_context(policy: Player, rollout: RolloutSettings) -> None:
     """Refuse episodes that may grow longer than the policy's model can read. Raises SettingsError."""
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and rollout.longest > context:
@@ -125,7 +125,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def _together(
-    policy: HuggingFacePolicy,
+    policy: Player,
     environment: Environment[EnvironmentSettings],
     plays: Sequence[Play],
     rollout: RolloutSettings,

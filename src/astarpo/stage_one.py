@@ -6,7 +6,9 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from astarpo.backends.base import Backend
 from astarpo.budget import Used
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -32,6 +34,7 @@ class StageOne:
         run: its settings.
         folder: where the table lies or is begun.
         reference: who plays; must not change.
+        backend: what it plays through.
         environment: what is played.
         pools: which tasks; told of the table, whose filters then apply.
         watch: told of progress.
@@ -48,12 +51,14 @@ class StageOne:
         folder: Path,
         *,
         reference: HuggingFacePolicy,
+        backend: Backend,
         environment: Environment[EnvironmentSettings],
         pools: Pools,
         watch: Watch,
         note: Callable[[str], None],
     ) -> None:
-        self._run, self._reference, self._environment, self._pools = run, reference, environment, pools
+        self._run, self._player = run, backend.player(reference)
+        self._environment, self._pools = environment, pools
         self._watch, self._note = watch, note
         training = run.environment.reward
         name = run.values.reward_for(training)
@@ -98,7 +103,7 @@ class StageOne:
         plays = [Play(task, attempt, (self._run.seed, STAGE_ONE_KEY)) for task, attempt in wanted]
         began = time.perf_counter()
         episodes = collect(
-            self._reference,
+            self._player,
             self._environment,
             plays,
             rollout=self._run.rollout,
@@ -114,9 +119,10 @@ class StageOne:
 
 
 def frozen(policy: HuggingFacePolicy) -> HuggingFacePolicy:
-    """A copy of `policy` that does not learn."""
+    """A copy of `policy` that does not learn. Weights that do not learn in `policy` either are shared, as under LoRA."""
     reference = copy.copy(policy)
-    reference.model = copy.deepcopy(policy.model).eval().requires_grad_(False)
+    shared: dict[int, Any] = {id(p): p for p in policy.model.parameters() if not p.requires_grad}
+    reference.model = copy.deepcopy(policy.model, shared).eval().requires_grad_(False)
     return reference
 
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from astarpo import preflight
+from astarpo.backends.base import open_backend
 from astarpo.batch import Batch
 from astarpo.budget import Used
 from astarpo.checkpoint import Checkpoints, Restored, check_version, is_run, mark_run
@@ -135,6 +136,7 @@ class Trainer:
         self.reference = frozen(self.policy) if needs.reference or needs.exact_kl or plays_reference(run) else None
         # Who plays: the policy itself, or a copy that lags behind it.
         self.sampler = self.policy if run.rollout.sync_every == 1 else frozen(self.policy)
+        self.backend = open_backend(run)
         self.optimizer = new_optimizer(self.policy, run.optimizer, self.algorithm)
         self.sinks = Sinks(run.sinks, folder, run.dump(), self.watch.warn)
         self.journal = Journal(folder, self.sinks)
@@ -163,7 +165,7 @@ class Trainer:
         """The current policy on held-out tasks."""
         with self.clock(f"evaluation on {split}"):
             return evaluate(
-                self.policy,
+                self.backend.player(self.policy),
                 self.environment,
                 settings=self.run.evaluation,
                 rollout=self.run.rollout,
@@ -310,7 +312,7 @@ class Trainer:
     def _play(self, plays: Sequence[Play], update: int) -> list[Episode]:
         run = self.run
         episodes = collect(
-            self.sampler,
+            self.backend.player(self.sampler),
             self.environment,
             plays,
             rollout=run.rollout,
@@ -477,8 +479,9 @@ class Trainer:
         self.warnings += (text,)
 
     def close(self) -> None:
-        """Close the value table and the sinks."""
+        """Close the value table, the sinks and the backend."""
         self.sinks.close()
+        self.backend.close()
         if self.stage_one is not None:
             self.stage_one.close()
 
@@ -520,6 +523,7 @@ class Trainer:
             self.run,
             self.folder,
             reference=self.reference,
+            backend=self.backend,
             environment=self.environment,
             pools=self.pools,
             watch=self.watch,
@@ -617,8 +621,18 @@ def measure_values(run: Run, out: Path, *, watch: Watch | None = None) -> ValueS
     pools = Pools(run, world)
     pools.unreachable = frozenset(preflight.unreachable(world, pools.levels, tell=watch.note))
     reference = load_policy(run.policy, run.environment.name)
-    stage = StageOne(run, _made(out), reference=reference, environment=world, pools=pools, watch=watch, note=watch.note)
-    with closing(stage):
+    with closing(open_backend(run)) as backend, ExitStack() as stack:
+        stage = StageOne(
+            run,
+            _made(out),
+            reference=reference,
+            backend=backend,
+            environment=world,
+            pools=pools,
+            watch=watch,
+            note=watch.note,
+        )
+        stack.enter_context(closing(stage))
         if stage.mismatch:
             watch.warn(stage.mismatch)
         return stage.measure()

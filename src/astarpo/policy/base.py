@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from astarpo.batch import Batch, Scored
+from astarpo.chat import Chat
 from astarpo.types import Reply
 
 
@@ -21,6 +22,51 @@ class Conversations(Protocol):
 
     def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
         """Sample one reply for each of `slots`; temperature 0 is greedy."""
+        ...
+
+
+class Sessions(Conversations, Protocol):
+    """Conversations as a rollout holds them."""
+
+    def tokens(self, slot: int) -> int:
+        """Tokens that the conversation in `slot` holds, prompt included."""
+        ...
+
+    def close(self, slots: Sequence[int]) -> None:
+        """These slots are needed no more."""
+        ...
+
+
+class Player(Protocol):
+    """Whoever plays: a policy by itself, or through another engine that holds its weights."""
+
+    @property
+    def chat(self) -> Chat:
+        """How its tokenizer writes conversations, and which tokens end a reply."""
+        ...
+
+    @property
+    def rules(self) -> bool:
+        """Whether an environment's rules are told before the first observation."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Optimiser updates behind its weights."""
+        ...
+
+    @property
+    def model(self) -> Any:
+        """The transformers model behind it; None where it is elsewhere."""
+        ...
+
+    def open(self, keys: Sequence[tuple[int, ...]]) -> Sessions:
+        """Start `len(keys)` empty conversations; see `Policy.open`."""
         ...
 
 
