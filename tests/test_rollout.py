@@ -28,7 +28,6 @@ def play(
     temperature: float = 1.0,
     reward: RewardMode = score,
     key: tuple[int, ...] = (0, 0),
-    width: int = 256,
     **limits: Any,
 ) -> list[Episode]:
     return collect(
@@ -38,7 +37,6 @@ def play(
         rollout=RolloutSettings.parse({"reply_tokens": 12, "episode_tokens": 300, **limits}),
         temperature=temperature,
         reward=reward,
-        width=width,
     )
 
 
@@ -141,10 +139,10 @@ def told(episodes: list[Episode]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("width", [1, 3, 256])
-def test_an_episode_does_not_depend_on_what_is_played_beside_it(width: int) -> None:
+@pytest.mark.parametrize("slots", [1, 3, 256])
+def test_an_episode_does_not_depend_on_what_is_played_beside_it(slots: int) -> None:
     together = play(MIXED)
-    assert told(play(MIXED, width=width)) == told(together)
+    assert told(play(MIXED, slots=slots)) == told(together)
     policy = small_policy(stops=STOPS)
     alone = collect(
         policy,

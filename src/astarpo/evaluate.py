@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.environments.rewards import score as own_score
 from astarpo.errors import DataError
-from astarpo.policy.base import Player
+from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.progress import Watch
 from astarpo.rollout import Play, collect
 from astarpo.run import EvaluationSettings, RolloutSettings
@@ -164,7 +164,7 @@ def summarise(episodes: Sequence[Episode], *, split: str, decoding: str) -> Eval
 
 
 def evaluate(
-    policy: Player,
+    policy: HuggingFacePolicy,
     environment: Environment[EnvironmentSettings],
     *,
     settings: EvaluationSettings,
@@ -203,9 +203,7 @@ def evaluate(
         plays = [Play(task, attempt, (EVALUATION_KEY,)) for task in chosen for attempt in range(attempts)]
         for begin in range(0, len(plays), 256):
             part = plays[begin : begin + 256]
-            episodes += collect(
-                policy, environment, part, rollout=rollout, temperature=temperature, reward=own_score, width=256
-            )
+            episodes += collect(policy, environment, part, rollout=rollout, temperature=temperature, reward=own_score)
             watch.advance(len(part))
         return episodes
 

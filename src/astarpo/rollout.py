@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from astarpo.environments.base import Environment, EnvironmentSettings, Task, solved
 from astarpo.environments.rewards import RewardMode
 from astarpo.errors import AstarpoError, EnvironmentContractError, SettingsError
+from astarpo.history import History
 from astarpo.policy.base import Player
 from astarpo.run import RolloutSettings
-from astarpo.types import Ended, Episode, Step, Turn
+from astarpo.types import Ended, Episode, Reply, Step, Turn
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,27 @@ class Play:
         return (*self.key, int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"), self.attempt)
 
 
+READ_SHARE = 0.25
+"""Share of the slots that must wait for their next words before those are read, unless nobody is speaking: reading is
+cheaper per token when many read at once, speaking when few wait."""
+
+
 @dataclass
 class _Open:
     """An episode under way."""
 
+    number: int
     play: Play
     task: Task
     observation: str
     observation_ids: list[int]
     turns: list[Turn] = field(default_factory=list)
+    context: list[int] | None = None
+
+    @property
+    def begins_anew(self) -> tuple[int, ...] | None:
+        """The key of a conversation that starts again because part of the past is left out; None where it goes on."""
+        return None if self.context is None else (*self.play.seed(), len(self.turns))
 
 
 def collect(
@@ -55,19 +68,20 @@ def collect(
     rollout: RolloutSettings,
     temperature: float,
     reward: RewardMode,
-    width: int = 256,
     spent: dict[str, float] | None = None,
 ) -> list[Episode]:
     """Play `plays` and return their episodes in the same order.
+
+    `rollout.slots` are in flight at once; where one ends, the next begins. An episode whose reply has ended reads on
+    while others still speak.
 
     Args:
         policy: says what is done.
         environment: answers it.
         plays: tasks and attempts.
-        rollout: limits on tokens; the limit on turns is the environment's own.
+        rollout: slots, and limits on tokens; the limit on turns is the environment's own.
         temperature: of sampling; 0 is greedy.
         reward: mode that turns finished steps into training rewards.
-        width: episodes in flight at once.
         spent: seconds by purpose, added to under "generation" and "environment".
 
     Raises:
@@ -75,10 +89,122 @@ def collect(
         SettingsError: as `check_context`.
     """
     check_context(policy, rollout)
-    episodes: list[Episode] = []
-    for begin in range(0, len(plays), width):
-        episodes += _together(policy, environment, plays[begin : begin + width], rollout, temperature, reward, spent)
-    return episodes
+    if not plays:
+        return []
+    table = _Table(policy, environment, rollout)
+    began, in_environment = time.perf_counter(), 0.0
+    size = min(len(plays), rollout.slots)
+    conversations = policy.open([play.seed() for play in plays[:size]])
+    waiting = iter(enumerate(plays))
+    free = list(range(size))[::-1]
+    going: dict[int, _Open] = {}
+    reading: list[int] = []
+    speaking = 0
+    done: dict[int, Episode] = {}
+    used = set[int]()
+    while len(done) < len(plays):
+        answering = time.perf_counter()
+        admitted, left = [], []
+        while free:
+            following = next(waiting, None)
+            slot = free.pop()
+            if following is None:
+                left.append(slot)
+                continue
+            going[slot] = table.begin(*following)
+            admitted.append(slot)
+        in_environment += time.perf_counter() - answering
+        for slot in admitted:
+            if slot in used:
+                conversations.restart(slot, going[slot].play.seed())
+            used.add(slot)
+        if left:
+            conversations.close(left)
+        reading += admitted
+        if reading and (not speaking or len(reading) >= READ_SHARE * len(going)):
+            for slot in reading:
+                if (key := going[slot].begins_anew) is not None:
+                    conversations.restart(slot, key)
+            conversations.extend(reading, [going[slot].context or going[slot].observation_ids for slot in reading])
+            conversations.ask(reading, rollout.reply_tokens, temperature)
+            speaking += len(reading)
+            reading = []
+        replies = conversations.step()
+        speaking -= len(replies)
+        answering = time.perf_counter()
+        for slot, said in replies:
+            one = going[slot]
+            ended = table.answer(one, said, conversations.tokens(slot))
+            if ended is None:
+                reading.append(slot)
+                continue
+            done[one.number] = _finish(one, ended, temperature, policy.version, reward, environment)
+            del going[slot]
+            free.append(slot)
+        in_environment += time.perf_counter() - answering
+    if spent is not None:
+        spent["environment"] = spent.get("environment", 0.0) + in_environment
+        spent["generation"] = spent.get("generation", 0.0) + time.perf_counter() - began - in_environment
+    return [done[number] for number in range(len(plays))]
+
+
+class _Table:
+    """Where episodes are played: begins them and answers replies."""
+
+    def __init__(
+        self,
+        policy: Player,
+        environment: Environment[EnvironmentSettings],
+        rollout: RolloutSettings,
+    ) -> None:
+        self._chat, self._environment, self._rollout = policy.chat, environment, rollout
+        self._rules = environment.prompt() if policy.rules else ""
+        self._history = History(rollout, policy.chat, self._rules)
+        # Attempts at one task read the same first page, and often the same later ones.
+        self._first: dict[str, list[int]] = {}
+        self._next: dict[str, list[int]] = {}
+
+    def begin(self, number: int, play: Play) -> _Open:
+        """Start an episode. Raises EnvironmentContractError where its prompt leaves no room for a reply."""
+        task = _task(self._environment, play.task)
+        observation = _start(task)
+        ids = self._first.get(observation)
+        if ids is None:
+            ids = self._first[observation] = self._chat.first(observation, self._rules)
+        if len(ids) >= self._rollout.episode_tokens:
+            raise EnvironmentContractError(
+                f"the prompt of task {play.task!r} has {len(ids)} tokens and rollout.episode_tokens is "
+                f"{self._rollout.episode_tokens}: no reply would fit; raise it."
+            )
+        return _Open(number, play, task, observation, ids)
+
+    def answer(self, one: _Open, said: Reply, tokens: int) -> Ended | None:
+        """Take a reply; why the episode is over, or None and `one` holds what is read next.
+
+        Args:
+            one: the episode.
+            said: the reply.
+            tokens: that the conversation holds, the reply included.
+        """
+        if said.complete:
+            step = _step(one.task, said.text)
+        else:
+            step = Step(valid=False, info={"kind": "cut"})
+        context = None if one.context is None else tuple(one.context)
+        one.turns.append(Turn(one.observation, tuple(one.observation_ids), said, step, 0.0, context))
+        if step.ended is not None:
+            return step.ended
+        if not said.complete:
+            return Ended.TOKEN_LIMIT
+        if len(one.turns) >= self._environment.settings.max_turns:
+            return Ended.TURN_LIMIT
+        ids = self._next.get(step.text)
+        if ids is None:
+            ids = self._next[step.text] = self._chat.next(step.text)
+        one.observation, one.observation_ids = step.text, ids
+        one.context = self._history.cut(one.turns, step.text)
+        read = tokens + len(ids) if one.context is None else len(one.context)
+        return Ended.TOKEN_LIMIT if read >= self._rollout.episode_tokens else None
 
 
 def check_context(policy: Player, rollout: RolloutSettings) -> None:
@@ -122,63 +248,6 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         key = f"ended/{episode.ended}"
         metrics[key] = metrics.get(key, 0.0) + 1 / n
     return metrics
-
-
-def _together(
-    policy: Player,
-    environment: Environment[EnvironmentSettings],
-    plays: Sequence[Play],
-    rollout: RolloutSettings,
-    temperature: float,
-    reward: RewardMode,
-    spent: dict[str, float] | None,
-) -> list[Episode]:
-    rules = environment.prompt() if policy.rules else ""
-    began, in_environment = time.perf_counter(), 0.0
-    conversations = policy.open([play.seed() for play in plays])
-    going: dict[int, _Open] = {}
-    done: dict[int, Episode] = {}
-    for slot, play in enumerate(plays):
-        task = _task(environment, play.task)
-        observation = _start(task)
-        going[slot] = _Open(play, task, observation, policy.chat.first(observation, rules))
-    too_long = [slot for slot, one in going.items() if len(one.observation_ids) >= rollout.episode_tokens]
-    if too_long:
-        one = going[too_long[0]]
-        raise EnvironmentContractError(
-            f"the prompt of task {one.play.task!r} has {len(one.observation_ids)} tokens and rollout.episode_tokens is "
-            f"{rollout.episode_tokens}: no reply would fit; raise it."
-        )
-    while going:
-        slots = list(going)
-        conversations.extend(slots, [going[slot].observation_ids for slot in slots])
-        replies = conversations.reply(slots, rollout.reply_tokens, temperature)
-        answering = time.perf_counter()
-        for slot, said in zip(slots, replies, strict=True):
-            one = going[slot]
-            if said.complete:
-                step = _step(one.task, said.text)
-            else:
-                step = Step(valid=False, info={"kind": "cut"})
-            one.turns.append(Turn(one.observation, tuple(one.observation_ids), said, step, reward=0.0))
-            ended = step.ended
-            if ended is None and not said.complete:
-                ended = Ended.TOKEN_LIMIT
-            if ended is None and len(one.turns) >= environment.settings.max_turns:
-                ended = Ended.TURN_LIMIT
-            if ended is None:
-                one.observation, one.observation_ids = step.text, policy.chat.next(step.text)
-                if conversations.tokens(slot) + len(one.observation_ids) >= rollout.episode_tokens:
-                    ended = Ended.TOKEN_LIMIT
-            if ended is not None:
-                done[slot] = _finish(one, ended, temperature, policy.version, reward, environment)
-                del going[slot]
-        in_environment += time.perf_counter() - answering
-        conversations.close([slot for slot in slots if slot not in going])
-    if spent is not None:
-        spent["environment"] = spent.get("environment", 0.0) + in_environment
-        spent["generation"] = spent.get("generation", 0.0) + time.perf_counter() - began - in_environment
-    return [done[slot] for slot in range(len(plays))]
 
 
 def _task(environment: Environment[EnvironmentSettings], id: str) -> Task:
@@ -242,10 +311,7 @@ def _finish(
         raise EnvironmentContractError(
             f"reward of task {one.play.task!r} must be one finite number a turn, got {rewards} for {len(steps)} turns."
         )
-    turns = tuple(
-        Turn(turn.observation, turn.observation_ids, turn.reply, turn.step, value)
-        for turn, value in zip(one.turns, rewards, strict=True)
-    )
+    turns = tuple(replace(turn, reward=value) for turn, value in zip(one.turns, rewards, strict=True))
     return Episode(
         task=one.play.task,
         attempt=one.play.attempt,

@@ -20,8 +20,7 @@ from astarpo.curriculum.base import Curriculum, CurriculumSettings
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import SettingsError
 from astarpo.filters import FilterSettings
-from astarpo.generation import BackendName, VllmSettings
-from astarpo.settings import Settings, When, above_zero, chosen
+from astarpo.settings import Settings, When, above_zero
 from astarpo.value_table import ValueSettings
 
 PARTS: dict[str, tuple[str, type[Any]]] = {
@@ -64,6 +63,13 @@ class RolloutSettings(Settings):
     """How many episodes an update plays, and their limits."""
 
     tasks_per_update: int = Field(8, ge=1, le=65536, description="distinct tasks in one update")
+    slots: int = Field(
+        64,
+        ge=1,
+        le=65536,
+        description="episodes in flight at once: where one ends, the next begins. What an episode says does not depend "
+        "on it; the memory for keys and values does",
+    )
     reply_tokens: int = Field(
         32, ge=1, le=65536, description="tokens after which one reply is cut and the episode ends"
     )
@@ -110,15 +116,7 @@ class RolloutSettings(Settings):
         32, ge=0, le=1048576, description="tokens before that over which the penalty grows from nothing"
     )
 
-    backend: BackendName = Field(
-        "huggingface",
-        description="who generates. huggingface: the policy itself. vllm: vLLM, with the policy's weights pushed after "
-        "each update. openai: an endpoint, for `astarpo evaluate openai:MODEL` alone",
-    )
-    vllm: VllmSettings = Field(VllmSettings.model_construct(), description="vLLM, in this process or as a server")
-
     effects: ClassVar[Mapping[str, When]] = {
-        "vllm": chosen("backend", "vllm"),
         "overlong_tokens": above_zero("overlong_penalty"),
         "overlong_cache": above_zero("overlong_penalty"),
     }

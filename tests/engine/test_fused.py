@@ -103,7 +103,7 @@ def test_it_follows_the_weights() -> None:
         if whole:
             policy.model.load_state_dict(changed.state_dict())
         else:
-            policy.model.model.layers[0].mlp.up_proj.weight.data.mul_(1.5)
+            policy.model.model.layers[0].mlp.up_proj.weight.data.mul_(20.0)
         after = played(policy)
         theirs = HuggingFacePolicy(policy.model, policy.tokenizer, rules=False, forward="transformers")
         torch.testing.assert_close(after, played(theirs), atol=1e-5, rtol=1e-5)

@@ -26,7 +26,19 @@ class Conversations(Protocol):
 
 
 class Sessions(Conversations, Protocol):
-    """Conversations as a rollout holds them."""
+    """Conversations as a rollout holds them: a slot is used again, and replies need not end together."""
+
+    def restart(self, slot: int, key: tuple[int, ...]) -> None:
+        """The conversation in `slot` is over and a new, empty one under `key` takes its place."""
+        ...
+
+    def ask(self, slots: Sequence[int], max_tokens: int, temperature: float) -> None:
+        """Begin a reply in each of `slots`, which ends with a stop token or after `max_tokens`; `step` says it."""
+        ...
+
+    def step(self) -> list[tuple[int, Reply]]:
+        """Go on with the replies under way; those that have ended, by slot. There may be none."""
+        ...
 
     def tokens(self, slot: int) -> int:
         """Tokens that the conversation in `slot` holds, prompt included."""
