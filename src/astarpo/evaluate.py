@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.environments.rewards import score as own_score
 from astarpo.errors import DataError
-from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.base import Player
 from astarpo.progress import Watch
 from astarpo.rollout import Play, collect
 from astarpo.run import EvaluationSettings, RolloutSettings
@@ -164,7 +164,7 @@ def summarise(episodes: Sequence[Episode], *, split: str, decoding: str) -> Eval
 
 
 def evaluate(
-    policy: HuggingFacePolicy,
+    policy: Player,
     environment: Environment[EnvironmentSettings],
     *,
     settings: EvaluationSettings,

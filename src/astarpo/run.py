@@ -20,7 +20,8 @@ from astarpo.curriculum.base import Curriculum, CurriculumSettings
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import SettingsError
 from astarpo.filters import FilterSettings
-from astarpo.settings import Settings, When, above_zero
+from astarpo.generation import BackendName, VllmSettings
+from astarpo.settings import Settings, When, above_zero, chosen
 from astarpo.value_table import ValueSettings
 
 PARTS: dict[str, tuple[str, type[Any]]] = {
@@ -116,7 +117,15 @@ class RolloutSettings(Settings):
         32, ge=0, le=1048576, description="tokens before that over which the penalty grows from nothing"
     )
 
+    backend: BackendName = Field(
+        "huggingface",
+        description="who generates. huggingface: the policy itself. vllm: vLLM, with the policy's weights pushed after "
+        "each update. openai: an endpoint, for `astarpo evaluate openai:MODEL` alone",
+    )
+    vllm: VllmSettings = Field(VllmSettings.model_construct(), description="vLLM, in this process or as a server")
+
     effects: ClassVar[Mapping[str, When]] = {
+        "vllm": chosen("backend", "vllm"),
         "overlong_tokens": above_zero("overlong_penalty"),
         "overlong_cache": above_zero("overlong_penalty"),
     }
