@@ -38,6 +38,39 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What was read and said in one piece, where an episode was read in several: one sample a cut of its history.
+
+    A reply stands in exactly one sample as acted; in later ones it may be read again.
+
+    Attributes:
+        tokens: [S, U] int64 ids; pad after the end.
+        lengths: [S] int64.
+        acted: [S, U] bool; of one episode, in order, the same tokens as `Batch.acted` marks.
+        episode: [S] int64, row of the batch, rising.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    acted: Tensor
+    episode: Tensor
+
+    def take(self, rows: Tensor) -> Samples:
+        """Those of the episodes `rows` [b] int64, which are then 0 .. b − 1."""
+        found = [(self.episode == row).nonzero()[:, 0] for row in rows.to(self.episode.device)]
+        order = torch.cat(found)
+        width = int(self.lengths[order].max())
+        there = order.to(self.tokens.device)
+        counts = torch.tensor([len(some) for some in found])
+        return Samples(
+            tokens=self.tokens[there][:, :width],
+            lengths=self.lengths[order],
+            acted=self.acted[there][:, :width],
+            episode=torch.repeat_interleave(torch.arange(len(found)), counts),
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """Episodes of one update, right-padded.
 
@@ -63,6 +96,8 @@ class Batch:
             Through `anchors("observation")`.
         history: [B, N] int64, equal for turns of one task before which the very same tokens stood; -1 after the last.
             Through `anchors("history")`.
+        samples: how the episodes are scored where their past was not read whole; None where each is one sample, its
+            own row of `tokens`.
 
     Raises:
         ShapeError: columns disagree about B or T.
@@ -84,6 +119,7 @@ class Batch:
     history: Tensor | None = None
     advantage: Tensor | None = None
     hidden: Tensor | None = None
+    samples: Samples | None = None
 
     def __post_init__(self) -> None:
         b, t = self.tokens.shape
@@ -108,6 +144,11 @@ class Batch:
             raise ShapeError(f"batch.hidden must be [{b}, {t}, H], got {list(self.hidden.shape)}.")
         if bool(self.acted[:, 0].any()):
             raise ShapeError("batch.acted marks position 0, which no policy can have sampled: check the collation.")
+        if self.samples is not None and int(self.samples.acted.sum()) != int(self.acted.sum()):
+            raise ShapeError(
+                f"batch.samples mark {int(self.samples.acted.sum())} acted tokens and the episodes have "
+                f"{int(self.acted.sum())}: each must be acted once."
+            )
 
     @property
     def size(self) -> int:
@@ -122,7 +163,53 @@ class Batch:
             if isinstance(column, Tensor):
                 picked = column[rows.to(column.device)]
                 columns[name] = picked[:, :width] if picked.dim() >= 2 else picked
+        if self.samples is not None:
+            chosen = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+            columns["samples"] = self.samples.take(chosen)
         return replace(self, **columns)
+
+    @property
+    def scored_lengths(self) -> Tensor:
+        """[B] tokens that scoring an episode reads: its own, or those of its samples."""
+        if self.samples is None:
+            return self.lengths
+        return torch.zeros_like(self.lengths).index_add_(0, self.samples.episode, self.samples.lengths)
+
+    def unfolded(self) -> Batch:
+        """The samples as rows, for scoring alone: [S, U], without what an algorithm reads."""
+        some = self.samples
+        if some is None:
+            return self
+        zeros = torch.zeros(len(some.lengths), device=self.reward.device)
+        return Batch(
+            tokens=some.tokens,
+            lengths=some.lengths,
+            acted=some.acted,
+            turn=some.acted.long() - 1,
+            behaviour_logp=torch.zeros(some.tokens.shape, device=some.tokens.device),
+            reward=zeros,
+            success=zeros.bool(),
+            task=zeros.long(),
+            temperature=self.temperature,
+        )
+
+    def folded(self, column: Tensor) -> Tensor:
+        """A column of `unfolded`, [S, U] or [S, U, H], at the episodes' own places: [B, T] or [B, T, H]; with gradient.
+
+        Sums over an episode are then over all its samples, so losses of whole episodes stay exact.
+        """
+        if self.samples is None:
+            return column
+        whole = torch.zeros((*self.tokens.shape, *column.shape[2:]), dtype=column.dtype, device=column.device)
+        return whole.index_put(self.acted.nonzero(as_tuple=True), column[self.samples.acted])
+
+    def fold(self, scored: Scored) -> Scored:
+        """What was scored on `unfolded`, as columns of this batch."""
+        return Scored(
+            logp=self.folded(scored.logp),
+            entropy=self.folded(scored.entropy),
+            kl_exact=None if scored.kl_exact is None else self.folded(scored.kl_exact),
+        )
 
     def values(self) -> Tensor:
         """V* of each episode's task, [B]. Raises MissingColumnError where stage 1 was not run."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from astarpo.batch import Batch
+from astarpo.batch import Batch, Samples
 from astarpo.types import Episode
 
 
@@ -58,6 +58,37 @@ def collate(
         turn_reward=turn_reward.to(device),
         observed=observed.to(device),
         history=history.to(device),
+        samples=_samples(episodes, device),
+    )
+
+
+def _samples(episodes: Sequence[Episode], device: torch.device | None) -> Samples | None:
+    """One sample for each stretch of turns that was read in one piece; None where all episodes were."""
+    if all(turn.context is None for episode in episodes for turn in episode.turns):
+        return None
+    pieces: list[tuple[int, list[int], list[bool]]] = []
+    for row, episode in enumerate(episodes):
+        ids: list[int] = []
+        acted: list[bool] = []
+        for turn in episode.turns:
+            if turn.context is not None:
+                pieces.append((row, ids, acted))
+                ids, acted = [], []
+            seen = turn.observation_ids if turn.context is None else turn.context
+            ids += [*seen, *turn.reply.ids]
+            acted += [False] * len(seen) + [True] * len(turn.reply.ids)
+        pieces.append((row, ids, acted))
+    longest = max(len(ids) for _, ids, _ in pieces)
+    tokens = torch.zeros((len(pieces), longest), dtype=torch.int64)
+    mask = torch.zeros((len(pieces), longest), dtype=torch.bool)
+    for i, (_, ids, acted) in enumerate(pieces):
+        tokens[i, : len(ids)] = torch.tensor(ids)
+        mask[i, : len(ids)] = torch.tensor(acted)
+    return Samples(
+        tokens=tokens.to(device),
+        lengths=torch.tensor([len(ids) for _, ids, _ in pieces]),
+        acted=mask.to(device),
+        episode=torch.tensor([row for row, _, _ in pieces]),
     )
 
 

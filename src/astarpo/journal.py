@@ -163,6 +163,7 @@ def episode_line(episode: Episode) -> dict[str, Any]:
                 "complete": turn.reply.complete,
                 "reward": turn.reward,
                 "step": {**asdict(turn.step), "info": dict(turn.step.info)},
+                **({} if turn.context is None else {"context": list(turn.context)}),
             }
             for turn in episode.turns
         ],
@@ -192,7 +193,9 @@ def _episode(line: Mapping[str, Any], path: Path) -> Episode:
         step = dict(turn["step"])
         step["ended"] = Ended(step["ended"]) if step["ended"] else None
         said = Reply(tuple(turn["reply_ids"]), tuple(turn["log_probs"]), turn["reply"], turn["complete"])
-        turns.append(Turn(turn["observation"], tuple(turn["observation_ids"]), said, Step(**step), turn["reward"]))
+        context = tuple(turn["context"]) if "context" in turn else None
+        seen = tuple(turn["observation_ids"])
+        turns.append(Turn(turn["observation"], seen, said, Step(**step), turn["reward"], context))
     return Episode(
         task=line["task"],
         attempt=line["attempt"],

@@ -117,6 +117,16 @@ class RolloutSettings(Settings):
         32, ge=0, le=1048576, description="tokens before that over which the penalty grows from nothing"
     )
 
+    history: Literal["full", "window", "summary"] = Field(
+        "full",
+        description="what is read before a reply. full: all turns so far. window: the first observation and the latest "
+        "turns. summary: the same, with a summary of the turns between",
+    )
+    window: int = Field(4, ge=1, le=100_000, description="latest turns that are read, the one under way counted")
+    summary: str = Field(
+        "",
+        description="dotted path to a function from the turns that are left out (list of astarpo.types.Turn) to text",
+    )
     backend: BackendName = Field(
         "huggingface",
         description="who generates. huggingface: the policy itself. vllm: vLLM, with the policy's weights pushed after "
@@ -125,6 +135,8 @@ class RolloutSettings(Settings):
     vllm: VllmSettings = Field(VllmSettings.model_construct(), description="vLLM, in this process or as a server")
 
     effects: ClassVar[Mapping[str, When]] = {
+        "window": chosen("history", "window", "summary"),
+        "summary": chosen("history", "summary"),
         "vllm": chosen("backend", "vllm"),
         "overlong_tokens": above_zero("overlong_penalty"),
         "overlong_cache": above_zero("overlong_penalty"),
@@ -138,6 +150,15 @@ class RolloutSettings(Settings):
                 f"overlong_penalty acts from {free} tokens on (overlong_tokens {self.overlong_tokens} less "
                 f"overlong_cache {self.overlong_cache}) and an episode has 0 to {self.longest}: set the two so that it "
                 "can be reached."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_summary_is_named(self) -> Self:
+        if self.history == "summary" and not self.summary:
+            raise ValueError(
+                "history is summary and no summary is named: set rollout.summary to the dotted path of a function from "
+                "turns to text, or rollout.history to window."
             )
         return self
 

@@ -64,6 +64,8 @@ class StageOne:
         name = run.values.reward_for(training)
         self._reward = environment.reward_mode(name)
         limits = f"{run.rollout.reply_tokens}/{run.rollout.episode_tokens}"
+        if run.rollout.history != "full":
+            limits += f"/{run.rollout.history}/{run.rollout.window}/{run.rollout.summary}"
         key = ValueKey(
             reference=reference.fingerprint(),
             environment=f"{fingerprint(environment, name)}/{limits}",

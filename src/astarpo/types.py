@@ -73,6 +73,8 @@ class Turn:
         reply: the sampled reply and its log-probs.
         step: the environment's answer, as it gave it.
         reward: training reward of this turn, under the run's reward mode.
+        context: all ids read before the reply, where part of the past was left out; None where all of it was read,
+            which is then what the turns so far hold.
     """
 
     observation: str
@@ -80,6 +82,7 @@ class Turn:
     reply: Reply
     step: Step
     reward: float
+    context: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def backward(
     loss, metrics = loss_of(leaves)
     if not metrics.get("signal/skipped"):
         loss.backward()  # type: ignore[no-untyped-call]
-        for some in scoring.cuts(part.lengths, tokens, packed=packed):
+        for some in scoring.cuts(part.scored_lengths, tokens, packed=packed):
             cut = part.take(some)
             scored = policy.log_probs(cut, reference=teacher, tokens=min(tokens, PASS_TOKENS))
             outs, grads = [], []

@@ -102,6 +102,8 @@ class HuggingFacePolicy:
         Returns:
             Scored with [B, T] columns, 0 where not acted.
         """
+        if batch.samples is not None:
+            return batch.fold(self.log_probs(batch.unfolded(), reference=reference, tokens=tokens))
         other = None if reference is None else (reference.model, reference._split_head)
         return scoring.log_probs(self.model, self._split_head, batch, reference=other, tokens=tokens)
 
@@ -119,4 +121,6 @@ class HuggingFacePolicy:
             raise SettingsError(
                 f"{self.name or 'this model'} does not show its hidden states: choose a method without."
             )
+        if batch.samples is not None:
+            return batch.folded(self.hidden_states(batch.unfolded(), tokens=tokens))
         return scoring.hidden_states(self.model, batch, tokens=tokens)

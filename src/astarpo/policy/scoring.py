@@ -141,7 +141,8 @@ def cuts(lengths: Tensor, tokens: int, *, packed: bool) -> Iterator[Tensor]:
 
 def size(batch: Batch, *, packed: bool) -> int:
     """Tokens of one pass over the whole batch, padding counted where there is any."""
-    return int(batch.lengths.sum()) if packed else int(batch.lengths.max()) * batch.size
+    read = batch.lengths if batch.samples is None else batch.samples.lengths
+    return int(read.sum()) if packed else int(read.max()) * len(read)
 
 
 def passes(batch: Batch, tokens: int, *, packed: bool) -> Iterator[Pass]:

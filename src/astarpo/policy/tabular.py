@@ -82,6 +82,8 @@ class TabularPolicy(nn.Module):
             batch: [B, T].
             reference: where given, `Scored.kl_exact` holds KL(π ‖ π_ref) at each acted position.
         """
+        if batch.samples is not None:
+            return batch.fold(self.log_probs(batch.unfolded(), reference=reference))
         logits = self._acted_logits(batch)
         kl = None
         if reference is not None:
