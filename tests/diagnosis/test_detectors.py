@@ -180,6 +180,8 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("reward_without_success", evidence({"reward": RISING, "success": FLAT})),
     ("held_out_flat", evidence({"success": RISING, "reward": RISING}, [(0, 0.1, 500), (N, 0.11, 500)])),
     ("few_held_out", evidence(STUCK, [(0, 0.3, 10), (N, 0.4, 10)])),
+    ("held_out_fell", evidence(STUCK, [(0, 0.6, 500), (N, 0.1, 500)])),
+    ("entropy_collapse", evidence(STUCK | {"entropy": np.geomspace(1, 0.1, N)}, [(0, 0.6, 500), (N, 0.1, 500)])),
     (
         "best_of_many",
         replace(evidence(STUCK), held_out=tuple(HeldOut(n, s, 100) for n, s in ((10, 0.2), (20, 0.5), (60, 0.2)))),
@@ -219,6 +221,8 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ),
     ("noise_amplified", evidence(STUCK, played=played(batch(lambda i: episode(f"t{i // 4}", reward=i % 2))))),
     ("final_action_dead", evidence(STUCK, played=played([*DEAD, *BOUGHT]))),
+    # Four tasks were learned by heart: what does not carry over is told by `held_out_flat`.
+    ("entropy_collapse", evidence(GAINING | {"entropy": np.geomspace(1, 0.001, N)}, [(0, 0.1, 500), (N, 0.11, 500)])),
     # A weight of 0.04 is usual; and a KL that is large beside it holds nothing.
     ("held_by_kl", evidence(STUCK | {"zero_std": np.full(N, 0.3), "kl": KL, "loss": 0.04 * KL})),
     ("held_by_kl", evidence(GAINING | {"kl": KL, "loss": 40.0 * KL})),

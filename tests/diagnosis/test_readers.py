@@ -16,6 +16,7 @@ import pytest
 from astarpo.diagnosis.evidence import Evidence
 from astarpo.diagnosis.plain import plain, quoted
 from astarpo.diagnosis.readers import read
+from astarpo.diagnosis.verdict import diagnose
 from astarpo.errors import DataError
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -106,6 +107,37 @@ def test_verls_console_is_read_through_its_colours_and_its_numpy(tmp_path: Path)
     assert values(found, "reward") == [(1, 0.25), (2, 0.5)]
     assert values(found, "critic/rewards/mean") == [(1, 0.1), (2, 0.1)]
     assert values(found, "truncated") == [(1, 0.02), (2, 0.02)]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("verl_grader_always_says_no.log", "zero_variance"),
+        ("verl_learning_rate_large.log", "steps_too_large"),
+        ("verl_learning_rate_large.jsonl", "steps_too_large"),
+    ],
+)
+def test_what_verls_own_writers_write_is_read_and_judged(name: str, cause: str, tmp_path: Path) -> None:
+    # Two seeded faults of benchmarks/diagnosis.py under verl's names, written by the loggers of verl 0.9.1; the console
+    # log begins with printed settings, such as 'clip_ratio': 0.2, which are no metrics.
+    path = tmp_path / name
+    path.write_bytes(gzip.decompress((SAMPLES / f"{name}.gz").read_bytes()))
+    found = read(path)
+    assert len(found.series["reward"]) == 40
+    assert len(found.series["eval/reward"]) == 3
+    assert found.series["clip_frac"].values.max() == 0.0
+    judged = diagnose(found)
+    assert judged.root_cause is not None
+    assert judged.root_cause.name == cause
+
+
+def test_trls_console_has_its_numbers_in_quotes(tmp_path: Path) -> None:
+    lines = [f"{{'loss': '-0.0{n}', 'reward': '0.{n}', 'epoch': '0.1'}}" for n in (1, 2, 3)]
+    evaluation, totals = "{'eval_reward': '0.5', 'epoch': '0.1'}", "{'train_runtime': '9.1', 'train_loss': '7.0'}"
+    found = read(write(tmp_path, "out.log", "\n".join([lines[0], lines[1], evaluation, lines[2], totals])))
+    assert values(found, "reward") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert values(found, "eval/reward") == [(2, 0.5)]
+    assert "train_loss" not in found.series
 
 
 def test_printed_dictionaries_are_counted(tmp_path: Path) -> None:
@@ -245,8 +277,6 @@ def test_what_is_only_called_wandb_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_million_lines_are_read_and_judged_in_ten_seconds(tmp_path: Path) -> None:
-    from astarpo.diagnosis.verdict import diagnose
-
     rng = np.random.default_rng(0)
     reward = rng.random(1_000_000)
     path = tmp_path / "long.log"

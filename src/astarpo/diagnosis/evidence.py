@@ -317,6 +317,20 @@ TOLD_TOGETHER = frozenset({"reward", "loss", "grad_norm", "entropy", "kl", "adva
 """Metrics that a training update logs together: NaN in one of them beside numbers in the others is a NaN."""
 
 
+def batch_spread(evidence: Evidence) -> Array | None:
+    """How far the rewards of an update lie apart, over all its tasks: 0 where all earned the same. None: not told."""
+    for name in ("reward/std", "group_std"):
+        if (spread := evidence.get(name)) is not None:
+            return spread.values
+    high, low, mean = evidence.get("reward/max"), evidence.get("reward/min"), evidence.get("reward")
+    if high is not None and low is not None:
+        apart = high.values - low.at(high.steps)
+        return apart[~np.isnan(apart)]
+    # Means that never differ by a digit are those of rewards that never do.
+    constant = mean is not None and len(mean) > 1 and float(np.ptp(mean.values)) == 0.0
+    return np.zeros(len(mean)) if mean is not None and constant else None
+
+
 def _of_training(name: str) -> bool:
     return not name.startswith(("eval", "val"))
 

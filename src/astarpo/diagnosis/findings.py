@@ -15,9 +15,9 @@ LAYERS = ("evidence", "plumbing", "reward", "signal", "optimiser", "behaviour", 
 """From cause to consequence: what fails on an earlier layer explains what fails on a later one.
 
 evidence: is there enough to judge. plumbing: do tokens, masks and log-probs mean what the loss believes. reward: can
-the environment and its reward teach the task. signal: do differences in reward reach the learner. optimiser: does the
-policy move, and not too far. behaviour: what the policy turned into. hacking: is the reward what was wanted.
-evaluation: do the figures show what is claimed.
+the environment and its reward teach the task, and does reward mean success. signal: do differences in reward reach the
+learner. optimiser: does the policy move, and not too far. behaviour: what the policy turned into. hacking: does what is
+learned carry over. evaluation: do the figures show what is claimed.
 """
 
 Severity = Literal["info", "warning", "critical"]

@@ -88,6 +88,7 @@ FALL = Threshold(0.50, "calibrated: share of the best level that is lost and doe
 
 # ---- behaviour ----------------------------------------------------------------------------------------------------
 ENTROPY_LEFT = Threshold(0.10, f"{RLDOCTOR}: a tenth of what it was")
+ENTROPY_LEFT_IN_A_FALL = Threshold(0.25, "chosen, after a seeded fault of the odd half had been missed at a tenth")
 ENTROPY_GROWN = Threshold(1.75, "calibrated: between 1.5 and 2 times what it was")
 SPREAD_LEFT = Threshold(0.10, RAGEN)
 SPREAD_FOR = Threshold(10, RAGEN)

@@ -105,9 +105,14 @@ class Learned:
         return self.level is not None and self.level >= at.MASTERED.value
 
     @property
-    def excuse(self) -> bool:
-        """Whether symptoms that come with success are no faults."""
+    def good(self) -> bool:
+        """Whether a clean bill may be given: it gained, or there was little left to gain."""
         return self.gained or (self.mastered and not self.lost)
+
+    @property
+    def excuse(self) -> bool:
+        """Whether symptoms that come with success are no faults. What is learned may carry over or not."""
+        return self.good or self.training == "rose"
 
 
 def difference_interval(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float]:

@@ -156,7 +156,7 @@ def _verdict(severity: Severity, state: Learned) -> Verdict:
         return "failing"
     if severity == "warning":
         return "suspect"
-    return "healthy" if state.excuse else "not_enough_evidence"
+    return "healthy" if state.good else "not_enough_evidence"
 
 
 def _summary(verdict: Verdict, root: Finding | None, state: Learned, evidence: Evidence) -> str:

@@ -18,7 +18,8 @@ from astarpo.diagnosis.trends import ends, learned, trend
 @detector(
     "behaviour",
     "entropy is gone before the task is learned",
-    rule=f"entropy falls below {at.ENTROPY_LEFT.value:.0%} of what it was, and the run does not learn",
+    rule=f"entropy falls below {at.ENTROPY_LEFT.value:.0%} of what it was and the run does not learn, or below "
+    f"{at.ENTROPY_LEFT_IN_A_FALL.value:.0%} and success falls",
     source="The entropy mechanism of RL for reasoning, arXiv:2505.22617: R = −a exp(H) + b; threshold of rldoctor",
 )
 def entropy_collapse(evidence: Evidence) -> Answer:
@@ -27,16 +28,18 @@ def entropy_collapse(evidence: Evidence) -> Answer:
         return Unable(f"whether entropy collapses: entropy over {at.POINTS_FOR_TREND.value:g} updates")
     start = float(entropy.values[:3].mean())
     _, late = ends(entropy.values)
-    if start <= 0 or late.mean() > at.ENTROPY_LEFT.value * start or learned(evidence).excuse:
+    state = learned(evidence)
+    left = at.ENTROPY_LEFT_IN_A_FALL.value if state.lost else at.ENTROPY_LEFT.value
+    if start <= 0 or late.mean() > left * start or state.excuse:
         return Clear(f"{start:.3g} to {late.mean():.3g} nats per token")
-    below = int(entropy.steps[int(np.argmax(entropy.values <= at.ENTROPY_LEFT.value * start))])
+    below = int(entropy.steps[int(np.argmax(entropy.values <= left * start))])
     return found(
         "critical",
-        f"Entropy falls from {start:.3f} to {late.mean():.3f} nats per token, below a tenth from update {below} on; "
-        f"{learned(evidence).words}.",
+        f"Entropy falls from {start:.3f} to {late.mean():.3f} nats per token, below {left:.0%} from update {below} on; "
+        f"{state.words}.",
         numbers={"first": start, "last": float(late.mean()), "from": below},
         where=(below, evidence.last_step),
-        ruled_out=("a task that is mastered: success is low",) if not learned(evidence).mastered else (),
+        ruled_out=("a task that is mastered: success is low",) if not state.mastered else (),
         remedy="Lower the learning rate, sample at a temperature of 1, clip higher above than below, or pay for "
         "entropy; "
         "start again from before it fell.",

@@ -64,3 +64,25 @@ def best_of_many(evidence: Evidence) -> Answer:
         remedy="Report the last, or choose on dev and report test; `best` is kept as a checkpoint.",
         setting=f"--updates {best.step}",
     )
+
+
+@detector(
+    "evaluation",
+    "the policy is worse than it was",
+    rule="held-out success falls, and the 95 % interval of the difference excludes 0",
+    source="Newcombe 1998, method 10, for the interval",
+)
+def held_out_fell(evidence: Evidence) -> Answer:
+    state = learned(evidence)
+    if state.held_out == "unknown":
+        return Unable("whether the policy got worse: held-out success with its number of plays, twice")
+    if state.held_out != "fell":
+        return Clear()
+    return found(
+        "warning",
+        f"{state.words[0].upper()}{state.words[1:]}.",
+        numbers={"low": state.low, "high": state.high},
+        not_ruled_out=("any cause that no earlier rule names",),
+        remedy="Go back to the best checkpoint, lower the learning rate, and log what could not be checked.",
+        setting="--optimizer.learning_rate=1e-4",
+    )

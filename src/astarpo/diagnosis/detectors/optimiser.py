@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from astarpo.diagnosis import thresholds as at
-from astarpo.diagnosis.evidence import Array, Evidence, Series
+from astarpo.diagnosis.evidence import Array, Evidence, Series, batch_spread
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
 from astarpo.diagnosis.trends import ends, learned, trend
 
@@ -250,8 +250,10 @@ def _is_astar(evidence: Evidence) -> bool:
 
 
 def _without_signal(evidence: Evidence) -> bool:
-    spread = evidence.get("zero_std")
-    return spread is not None and float(np.median(spread.values)) >= at.ZERO_STD_CRITICAL.value
+    share, spread = evidence.get("zero_std"), batch_spread(evidence)
+    if share is not None:
+        return float(np.median(share.values)) >= at.ZERO_STD_CRITICAL.value
+    return spread is not None and float(np.mean(spread == 0.0)) >= at.ZERO_STD_CRITICAL.value
 
 
 def fallen(evidence: Evidence) -> tuple[str, float, float, int] | None:
@@ -273,10 +275,11 @@ def fallen(evidence: Evidence) -> tuple[str, float, float, int] | None:
             half = best - 0.5 * (best - last)
             after = np.nonzero(smooth[peak:] < half)[0]
             step = max(int(series.steps[min(peak + int(after[0]), len(series) - 1)]), 1) if len(after) else 0
-        if not step and name == "success" and (held := learned(evidence)).held_out == "fell":
+        state = learned(evidence)
+        if not step and name == "success" and state.held_out == "fell" and state.training != "rose":
             # What the first update destroys, success in training may never show.
-            before = next(one for one in evidence.held_out if one.step == evidence.held_out[0].step)
-            return "held-out success", before.success, held.level or 0.0, max(int(series.steps[0]), 1)
+            before = evidence.held_out[0].success
+            return "held-out success", before, state.level or 0.0, max(int(series.steps[0]), 1)
         return name, best, last, step
     return None
 

@@ -9,7 +9,7 @@ import numpy as np
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Evidence, Series
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
-from astarpo.diagnosis.trends import at_first, ends, learned
+from astarpo.diagnosis.trends import at_first, ends, learned, trend
 
 RETAUGHT = (
     "astarpo keeps sampled token ids and never encodes text again; where the trainer is another's, check its mask"
@@ -186,23 +186,26 @@ def reward_lost(evidence: Evidence) -> Answer:
 @detector(
     "plumbing",
     "replies never end",
-    rule=f"{at.CUT_FROM_THE_START.value:.0%} of the replies or more run into the token limit in the first update and "
-    "still at the end, and the run does not learn",
+    rule=f"{at.CUT_FROM_THE_START.value:.0%} of the replies or more run into the token limit in the first fifth of the "
+    "run and still at the end, or replies have shrunk to fit, and the run does not learn",
     source="DAPO, arXiv:2503.14476, on truncated samples; the end token missing from the trained tokens never learns",
 )
 def replies_never_end(evidence: Evidence) -> Answer:
     cut = share_ended(evidence, "truncated")
     if cut is None:
         return Unable("how many replies the token limit cuts: log it")
-    first, (_, late) = at_first(cut), ends(cut.values)
-    if min(first, late.mean()) < at.CUT_FROM_THE_START.value or learned(evidence).excuse:
+    (early, late), length = ends(cut.values), evidence.get("length")
+    first = min(at_first(cut), float(early.mean()))
+    shrank = length is not None and trend(length).change() == "fell"
+    there = first >= at.CUT_FROM_THE_START.value and (late.mean() >= at.CUT_FROM_THE_START.value or shrank)
+    if not there or learned(evidence).excuse:
         return Clear(f"{first:.0%} cut at the start")
     limit = evidence.setting("rollout.reply_tokens")
-    said = (
-        f"{first:.0%} of the replies are cut in the first update and {late.mean():.0%} over the last fifth of the run"
-    )
+    said = f"{first:.0%} of the replies are cut at the start and {late.mean():.0%} over the last fifth of the run"
+    if late.mean() < first and shrank and length is not None:
+        said += f", by when they are {trend(length).last:.1f} tokens long and not {trend(length).first:.1f}"
     return found(
-        "critical" if late.mean() >= at.CUT_CRITICAL.value else "warning",
+        "critical" if max(first, late.mean()) >= at.CUT_CRITICAL.value else "warning",
         f"{said}" + (f", at {limit} tokens." if limit else "."),
         numbers={"first": first, "last": float(late.mean()), "limit": limit},
         not_ruled_out=("the model needs more room for its working",),

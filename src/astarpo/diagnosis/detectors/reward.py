@@ -430,6 +430,41 @@ def failure_paid(evidence: Evidence) -> Answer:
 
 @detector(
     "reward",
+    "reward rises and success does not",
+    rule="training reward rises by three standard errors and a twentieth of its span while success stays or falls",
+    source="reward hacking; WebShop agents with a score of 71 and a success of 27",
+)
+def reward_without_success(evidence: Evidence) -> Answer:
+    reward, success = evidence.get("reward"), evidence.get("success")
+    if reward is None or success is None or min(len(reward), len(success)) < at.POINTS_FOR_TREND.value:
+        return Unable(f"whether reward and success part: both over {at.POINTS_FOR_TREND.value:g} updates")
+    if evidence.scale < 2.0 * at.NOISE.value:
+        return Clear("rewards differ by next to nothing")
+    paid, won = trend(reward), trend(success)
+    state = learned(evidence)
+    rose = paid.change(at.RISE_IN_SCALE.value * evidence.scale) == "rose"
+    if not rose or won.change(0.02) not in ("flat", "fell") or state.excuse:
+        return Clear()
+    return found(
+        "critical" if won.change(0.02) == "fell" else "warning",
+        f"Reward rises from {paid.first:.3f} to {paid.last:.3f} while success goes from {won.first:.1%} to "
+        f"{won.last:.1%}.",
+        numbers={
+            "reward_first": paid.first,
+            "reward_last": paid.last,
+            "success_first": won.first,
+            "success_last": won.last,
+        },
+        not_ruled_out=("partial credit that comes before success: go on and see",)
+        if won.change(0.02) == "flat"
+        else (),
+        remedy="Read twenty episodes with the highest reward; train on what is wanted, the score or success itself.",
+        setting="--environment.reward=success",
+    )
+
+
+@detector(
+    "reward",
     "most actions are refused from the start",
     rule=f"{at.INVALID.value:.0%} of the actions or more are invalid in the first update and still at the end, and the "
     "run does not learn",

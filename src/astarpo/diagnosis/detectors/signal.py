@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from astarpo.diagnosis import thresholds as at
-from astarpo.diagnosis.evidence import Evidence
+from astarpo.diagnosis.evidence import Evidence, batch_spread
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
 from astarpo.diagnosis.trends import at_first, ends, learned
 
@@ -79,7 +79,7 @@ def zero_variance(evidence: Evidence) -> Answer:
     if len(half) < 3 or seen < at.ZERO_STD.value or at_first(share) < at.ZERO_STD_AT_ONCE.value:
         return Clear(f"{seen:.0%} of the tasks over the first half")
     won = evidence.get("success")
-    if state.lost or _unlearned(evidence, len(half)):
+    if at_first(share) < at.ZERO_STD.value and (state.lost or _unlearned(evidence, len(half))):
         return Clear("there was something to learn from before the policy lost it")
     # Mastered before the first update is no success of training: it may be a grader that says yes to anything.
     given = won is not None and float(won.values.min()) == 1.0 and float(share.values.min()) == 1.0
@@ -283,20 +283,19 @@ def stale_values(evidence: Evidence) -> Answer:
 
 def _one_reward(evidence: Evidence) -> Answer:
     """The same rule where only the reward, or its spread over a batch, was logged."""
-    reward, spread = evidence.get("reward"), evidence.get("reward/std", "group_std")
-    if reward is None:
+    reward, spread = evidence.get("reward"), batch_spread(evidence)
+    if reward is None or spread is None:
         return Unable("whether attempts at one task differ: log the share of tasks whose attempts earn the same")
-    flat = float(np.ptp(reward.values)) == 0.0 and (spread is None or float(spread.values.max()) == 0.0)
-    if not flat:
-        if spread is not None and float(np.mean(spread.values > 0.0)) > 1.0 - at.ZERO_STD.value:
-            return Unable("whether attempts at one task differ: rewards of a batch do; log it within tasks")
-        return Unable("whether attempts at one task differ: log the share of tasks whose attempts earn the same")
+    share = float(np.mean(spread[: max(len(spread) // 2, 1)] == 0.0))
+    if share < at.ZERO_STD_CRITICAL.value or spread[0] != 0.0 or learned(evidence).good:
+        return Unable("whether attempts at one task differ: rewards of a batch do; log it within tasks")
     if evidence.updates < at.UPDATES_TO_JUDGE.value:
         return Unable(f"whether any reward differs: {at.UPDATES_TO_JUDGE.value:g} updates")
     return found(
         "critical",
-        f"The mean reward is {reward.values[0]:g} at each of {len(reward)} logged updates, whatever is said.",
-        numbers={"reward": float(reward.values[0]), "updates": len(reward)},
+        f"All episodes of an update earn the same in {share:.0%} of the updates over the first half of the run, "
+        f"{reward.values[0]:g} in the first, whatever is said.",
+        numbers={"reward": float(reward.values[0]), "updates": len(reward), "share": share},
         where=(int(reward.steps[0]), int(reward.steps[-1])),
         ruled_out=("the choice of algorithm: what all earn alike moves none of them",),
         not_ruled_out=("a grader that gives one answer to everything", "tasks that are all too hard, or all too easy"),
