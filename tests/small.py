@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -196,6 +197,27 @@ class Explodes(Algorithm[ExplodesSettings]):
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Infinity times the log-probs."""
         return (scored.logp[batch.acted] * math.inf).sum(), {}
+
+
+class HoardsSettings(AlgorithmSettings):
+    """Settings of `Hoards`."""
+
+    name: str = Field("small.Hoards", description="which algorithm")
+
+
+class Hoards(Algorithm[HoardsSettings]):
+    """A loss for which no GPU is large enough."""
+
+    Settings = HoardsSettings
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs()
+
+    def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:  # noqa: ARG002
+        """Raises what torch raises where an allocation on a GPU fails."""
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def small_run(model: Path, **over: Any) -> Run:

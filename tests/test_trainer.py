@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -25,7 +26,7 @@ from astarpo.evaluate import wilson
 from astarpo.journal import read_episodes, read_metrics, read_outcomes
 from astarpo.progress import Watch
 from astarpo.run import Run
-from astarpo.trainer import load_run, measure_values, resume, train
+from astarpo.trainer import load_run, measure_values, out_of_memory, resume, train
 from small import small_run
 
 TIMINGS = {"seconds", "tokens_per_second", "used/seconds"}
@@ -622,14 +623,76 @@ def test_a_lost_evaluation_before_training_is_named(never_stopped: dict[str, Pat
     assert watch.stages == []  # said before the training, not after it
 
 
-def test_a_gradient_that_explodes_stops_the_run_with_what_to_do(small_model: Path, tmp_path: Path) -> None:
-    run = small_run(small_model, algorithm={"name": "small.Explodes", "group_size": 2})
+def test_a_gradient_that_is_not_finite_is_left_out_and_told(small_model: Path, tmp_path: Path) -> None:
+    watch = Listener()
+    run = small_run(small_model, algorithm={"name": "small.Explodes", "group_size": 2}, updates=2)
+    result = train(run, tmp_path / "run", watch=watch)
+    assert [said[:44] for said in result.warnings] == [
+        "the gradient of update 1 was not finite and ",
+        "the gradient of update 2 was not finite and ",
+    ]
+    first, last = (
+        load_file(tmp_path / "run" / "checkpoints" / f"{update:06d}" / "model.safetensors") for update in (0, 2)
+    )
+    assert all(torch.equal(tensor, last[name]) for name, tensor in first.items())
+    assert [line.get("signal/not_finite") for line in read_metrics(tmp_path / "run") if "loss" in line] == [1.0, 1.0]
+
+
+def test_three_gradients_in_a_row_that_are_not_finite_stop_the_run_with_what_to_do(
+    small_model: Path, tmp_path: Path
+) -> None:
+    run = small_run(small_model, algorithm={"name": "small.Explodes", "group_size": 2}, updates=5)
     with pytest.raises(
-        RunError, match=r"update 1 stopped because the gradient's norm is .*; lower optimizer\.learning"
+        RunError, match=r"update 3 stopped the run because its gradient .* not finite.*; lower optimizer\.learning"
     ):
         train(run, tmp_path / "run")
-    kept = tmp_path / "run" / "checkpoints" / "000000" / "model.safetensors"
+    kept = tmp_path / "run" / "checkpoints" / "000002" / "model.safetensors"
     assert all(bool(tensor.isfinite().all()) for tensor in load_file(kept).values())
+
+
+def test_a_gpu_that_is_too_small_is_told_what_to_lower_and_the_checkpoint_is_kept(
+    small_model: Path, tmp_path: Path
+) -> None:
+    run = small_run(small_model, algorithm={"name": "small.Hoards", "group_size": 2})
+    with pytest.raises(RunError, match=r"ran out of GPU memory .* optimizer\.microbatch_tokens \(now 16384\)") as said:
+        train(run, tmp_path / "run")
+    assert "policy.gradient_checkpointing=true" in str(said.value)
+    assert "policy.lora.rank=16" in str(said.value)
+    assert (tmp_path / "run" / "checkpoints" / "000000" / "state.json").exists()
+    frugal = small_run(
+        small_model,
+        policy={"model": str(small_model), "dtype": "bfloat16", "gradient_checkpointing": True, "lora": {"rank": 2}},
+        optimizer={"name": "adamw_8bit"},
+    )
+    assert "policy." not in out_of_memory(frugal, 4)
+    assert "adamw_8bit" not in out_of_memory(frugal, 4)
+
+
+def test_a_run_with_an_adapter_stops_and_goes_on_bit_for_bit(small_model: Path, tmp_path: Path) -> None:
+    over: dict[str, Any] = {
+        "policy": {"model": str(small_model), "device": "cpu", "lora": {"rank": 4}, "gradient_checkpointing": True},
+        "algorithm": {"name": "grpo", "group_size": 4, "kl_coef": 0.1},
+        "optimizer": {"learning_rate": 1e-2},
+        "evaluation": {"tasks": 4},
+    }
+    train(small_run(small_model, **over, updates=4), tmp_path / "never")
+    train(small_run(small_model, **over, updates=2), tmp_path / "stopped")
+    resume(tmp_path / "stopped", updates=4)
+    one, two = (
+        load_file(tmp_path / name / "checkpoints" / "000004" / "adapter_model.safetensors")
+        for name in ("never", "stopped")
+    )
+    start = load_file(tmp_path / "never" / "checkpoints" / "000000" / "adapter_model.safetensors")
+    assert len(one) == 28
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert any(not torch.equal(tensor, start[name]) for name, tensor in one.items())
+    assert not (tmp_path / "never" / "checkpoints" / "000004" / "model.safetensors").exists()
+    lines = [
+        [line["kl/reference"] for line in read_metrics(tmp_path / n) if "loss" in line] for n in ("never", "stopped")
+    ]
+    assert lines[0] == lines[1]
+    # The reference is the model without the adapter, so the first update is at no distance from it.
+    assert abs(lines[0][0]) < 1e-6 < abs(lines[0][-1])
 
 
 # ---- stage 1 alone -----------------------------------------------------------------------------------------------

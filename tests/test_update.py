@@ -15,6 +15,7 @@ from astarpo.collate import collate
 from astarpo.curriculum.base import generator
 from astarpo.environments.rewards import score
 from astarpo.optimizers import Together
+from astarpo.policy import scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.rollout import Play, collect
 from astarpo.run import OptimizerSettings, RolloutSettings, Run, algorithm
@@ -171,6 +172,44 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(
     with pytest.raises(FloatingPointError, match=r"the gradient's norm is (nan|inf)"):
         step(optimizer, settings, 0, 10)
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.state_dict().items())
+
+
+def test_learning_leaves_out_a_gradient_that_is_not_finite(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch],
+) -> None:
+    policy, _, given = pair
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    explodes = Explodes(ExplodesSettings.parse({}))
+    metrics = taught(policy, given, explodes, new_optimizer(policy, OptimizerSettings.parse({})))
+    assert metrics["signal/not_finite"] == 1.0
+    assert "grad_norm" not in metrics
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.state_dict().items())
+
+
+@pytest.mark.parametrize("tokens", [100, 10**6])
+def test_layers_that_forget_their_activations_leave_the_same_gradient_and_keep_less(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch], tokens: int
+) -> None:
+    _, reference, given = pair
+    found, held = [], []
+    for forgets in (False, True):
+        policy = small_policy(0, stops=120)
+        if forgets:
+            scoring.forget_activations(policy.model)
+        kept = 0
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            backward(policy, given, METHODS[0], reference=reference, tokens=tokens)
+        found.append(gradient(policy))
+        held.append(kept)
+        assert policy.model.config._attn_implementation == "sdpa"
+    assert float((found[0] - found[1]).norm() / found[0].norm()) < 1e-6
+    assert tokens == 100 or held[1] < 0.6 * held[0]
 
 
 def one_step(settings: dict[str, Any], update: int, scale: float = 1.0) -> dict[str, float]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from astarpo.errors import RunError
 from astarpo.journal import RUN_VERSION, write_atomically
 from astarpo.optimizers import Together
+from astarpo.policy import adapters
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.value_table import ValueTable
 
@@ -72,6 +73,8 @@ class Checkpoints:
             making.mkdir()
             policy.model.save_pretrained(making)
             policy.tokenizer.save_pretrained(making)
+            if adapters.has_adapter(policy.model):
+                adapters.stamp(policy.model, making)
             tensors, plain = _flatten(optimizer.state_dict())
             save_file(tensors, making / "optimizer.safetensors")
             facts = {
@@ -128,17 +131,20 @@ class Checkpoints:
         path = self.latest()
         facts = read_state(path)
         try:
-            weights = load_file(path / "model.safetensors")
+            weights = load_file(_weights(path))
             tensors = load_file(path / "optimizer.safetensors")
             if sampler is not None:
                 load_model(sampler.model, path / "sampler.safetensors")
         except (OSError, SafetensorError) as error:
             raise RunError(f"checkpoint {path} is damaged ({error}): delete that folder and resume again.") from error
-        missing = policy.model.load_state_dict(weights, strict=False)
-        tied = set(getattr(policy.model, "_tied_weights_keys", None) or {})
-        if missing.unexpected_keys or set(missing.missing_keys) - tied:
-            raise RunError(f"checkpoint {path} does not fit the model of this run: {missing}.")
-        optimizer.load_state_dict(_unflatten(tensors, facts["optimizer"]))
+        _put_back(policy.model, weights, path)
+        try:
+            optimizer.load_state_dict(_unflatten(tensors, facts["optimizer"]))
+        except (ValueError, KeyError) as error:
+            raise RunError(
+                f"checkpoint {path} holds the state of another optimiser than this run has: resume with the "
+                "optimizer and policy settings that wrote it."
+            ) from error
         if values is not None:
             values.restore(path / "values.sqlite")
         policy.version = int(facts["update"])
@@ -224,8 +230,37 @@ def check_version(folder: Path) -> None:
         )
 
 
+def _put_back(model: Any, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Load `weights` of the checkpoint `path`: all of the model, or its adapter alone."""
+    if adapters.has_adapter(model):
+        if not adapters.fits(path, model):
+            raise RunError(
+                f"the adapter of checkpoint {path} was trained on another model than {model.name_or_path} is now: put "
+                "that model back and resume again."
+            )
+        own = {adapters.saved_name(name): name for name, p in model.named_parameters() if p.requires_grad}
+        lacking, extra = set(own) - set(weights), set(weights) - set(own)
+        weights = {own[name]: tensor for name, tensor in weights.items() if name in own}
+        model.load_state_dict(weights, strict=False)
+    else:
+        found = model.load_state_dict(weights, strict=False)
+        tied = set(getattr(model, "_tied_weights_keys", None) or {})
+        lacking, extra = set(found.missing_keys) - tied, set(found.unexpected_keys)
+    if lacking or extra:
+        raise RunError(
+            f"checkpoint {path} does not fit the model of this run: it lacks {len(lacking)} tensors and has "
+            f"{len(extra)} others, such as {min(lacking | extra)!r}; resume with the policy settings that wrote it."
+        )
+
+
+def _weights(path: Path) -> Path:
+    """The file of a checkpoint's weights, or of its adapter's."""
+    whole = path / "model.safetensors"
+    return whole if whole.exists() else path / "adapter_model.safetensors"
+
+
 def _whole(path: Path) -> bool:
-    return all((path / name).exists() for name in ("state.json", "model.safetensors", "optimizer.safetensors"))
+    return _weights(path).exists() and all((path / name).exists() for name in ("state.json", "optimizer.safetensors"))
 
 
 def _flatten(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -35,11 +35,36 @@ Control = Literal["none", "shuffled_rewards", "constant_reward"]
 """See controls.py."""
 
 
+class LoraSettings(Settings):
+    """An adapter of low rank that learns in the model's stead."""
+
+    rank: int = Field(0, ge=0, le=4096, description="rank of the adapter's factors; 0 for none: all weights learn")
+    alpha: float = Field(32.0, gt=0, le=65536, description="the adapter's product is scaled by alpha / rank")
+    target_modules: tuple[str, ...] = Field(
+        ("all-linear",),
+        min_length=1,
+        description="names of the layers that get an adapter, such as [q_proj, v_proj]; all-linear for every linear "
+        "layer but the head",
+    )
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "alpha": above_zero("rank"),
+        "target_modules": above_zero("rank"),
+    }
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+
 class PolicySettings(Settings):
     """Which model acts, and how it is told the rules."""
 
     model: str = Field(
-        "tiny", description="tiny (the embedded model), tiny:VARIANT, a local model folder, or a Hugging Face hub name"
+        "tiny",
+        description="tiny (the embedded model), tiny:VARIANT, a local folder of a model or an adapter, or a Hugging "
+        "Face hub name",
     )
     rules: bool | None = Field(
         None,
@@ -47,7 +72,20 @@ class PolicySettings(Settings):
         "but the embedded one, which was warm-started without them",
     )
     device: str = Field("auto", description="auto (cuda if there is one), cpu, cuda, cuda:N")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="precision of the model. Under bfloat16 the optimiser moves float32 copies of the weights, and "
+        "log-probs and gradients are summed in float32",
+    )
+    quantize: Literal["none", "nf4"] = Field(
+        "none", description="nf4: frozen weights in four bits under an adapter, as QLoRA has it; needs bitsandbytes"
+    )
+    lora: LoraSettings = Field(LoraSettings.model_construct(), description="an adapter that learns in its stead")
+    gradient_checkpointing: bool = Field(
+        False,
+        description="layers forget their activations and compute them again on the way back: about a third more work, "
+        "memory of one layer instead of all",
+    )
     forward: Literal["auto", "fused", "transformers"] = Field(
         "auto",
         description="forward pass that plays. auto: astarpo's own where its logits are the model's, as for Qwen2, "
@@ -58,6 +96,15 @@ class PolicySettings(Settings):
         description="start: where the algorithm needs a reference policy, it is the starting policy, frozen. none: no "
         "reference is kept, and an algorithm that needs one is refused",
     )
+
+    @model_validator(mode="after")
+    def _four_bits_do_not_learn(self) -> Self:
+        if self.quantize != "none" and not self.lora.rank:
+            raise ValueError(
+                "quantize nf4 leaves weights that cannot learn and lora.rank is 0: set policy.lora.rank, 16 is the "
+                "usual start, or leave policy.quantize at none."
+            )
+        return self
 
 
 class RolloutSettings(Settings):
@@ -193,8 +240,10 @@ class RolloutSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW, or Muon inside the blocks."""
 
-    name: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon for the matrices inside the blocks, AdamW for the rest; adamw: AdamW for all"
+    name: Literal["adamw", "adamw_8bit", "muon"] = Field(
+        "adamw",
+        description="muon: Muon for the matrices inside the blocks, AdamW for the rest; adamw: AdamW for all; "
+        "adamw_8bit: AdamW whose two running means take a byte each instead of four",
     )
     learning_rate: float = Field(3e-4, gt=0, le=1, description="step size; Muon's is scaled to the size of AdamW's")
     schedule: Literal["constant", "linear"] = Field(
@@ -207,7 +256,10 @@ class OptimizerSettings(Settings):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient; larger ones are scaled down to it")
     microbatch_tokens: int = Field(
-        16384, ge=1, description="padded tokens that one forward pass may hold; the gradient does not depend on it"
+        16384,
+        ge=1,
+        description="tokens whose activations are held at once, padding counted for models that need it; the gradient "
+        "does not depend on it",
     )
     minibatches: int = Field(
         1,

@@ -146,12 +146,15 @@ class Trainer:
         self.stage_one = self._open_values() if plays_reference(run) else None
         self.tracker = ValueTracker(run.values) if needs.values and self.stage_one is None else None
         self.best = (-1.0, 0)
+        self.not_finite = 0
         self.dev: float | None = None
         self.seconds_before = 0.0
         self.used = self._played = Used()
         self.seconds_counted = 0.0
         if run.control != "none":
             self.warn(LOUD[run.control])
+        for remark in self.policy.remarks():
+            self.watch.note(remark)
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class Trainer:
         run, batch = self.run, self._with_reference(batch)
         try:
             with self.clock("training"):
-                return learn(
+                metrics = learn(
                     self.policy,
                     batch,
                     self.algorithm,
@@ -270,11 +273,23 @@ class Trainer:
                     seed=run.seed,
                     share=share,
                 )
-        except FloatingPointError as error:
+        except torch.OutOfMemoryError as error:
+            raise RunError(out_of_memory(run, update)) from error
+        if "signal/not_finite" not in metrics:
+            self.not_finite = 0
+            return metrics
+        self.not_finite += 1
+        if self.not_finite == NOT_FINITE:
             raise RunError(
-                f"update {update + 1} stopped because {error}: the weights of the last checkpoint are intact; lower "
+                f"update {update + 1} stopped the run because its gradient and those of the {NOT_FINITE - 1} updates "
+                "before it were not finite: the weights of the last checkpoint are intact; lower "
                 "optimizer.learning_rate and resume from it."
-            ) from error
+            )
+        self.warn(
+            f"the gradient of update {update + 1} was not finite and was left out, {self.not_finite} in a row; at "
+            f"{NOT_FINITE} the run stops."
+        )
+        return metrics
 
     def _with_signal(
         self, tasks: Sequence[str], groups: list[list[Episode]], update: int
@@ -537,6 +552,31 @@ class Trainer:
 def _silent(groups: Sequence[Sequence[Episode]]) -> list[int]:
     """Which of the groups hold attempts that all earned the same."""
     return [place for place, group in enumerate(groups) if len({episode.reward for episode in group}) == 1]
+
+
+NOT_FINITE = 3
+"""Updates in a row without a finite gradient after which a run stops; it does not mend by itself."""
+
+
+def out_of_memory(run: Run, update: int) -> str:
+    """The sentence for a GPU whose memory did not do for the learning of `update` (from 0), and what lowers which part.
+
+    `astarpo plan` has the same parts in bytes.
+    """
+    held = run.optimizer.microbatch_tokens
+    lower = [f"optimizer.microbatch_tokens (now {held}) holds fewer activations"]
+    if not run.policy.gradient_checkpointing:
+        lower.append("policy.gradient_checkpointing=true keeps those of one layer")
+    if run.optimizer.name == "adamw":
+        lower.append("optimizer.name=adamw_8bit shrinks the optimiser's state")
+    if not run.policy.lora.rank:
+        lower.append("policy.lora.rank=16 leaves gradients and state of an adapter alone")
+    if run.policy.dtype == "float32":
+        lower.append("policy.dtype=bfloat16 halves the weights")
+    return (
+        f"update {update + 1} ran out of GPU memory while it learned; the last checkpoint is intact, so lower one of "
+        f"these and resume: {'; '.join(lower)}."
+    )
 
 
 NOT_TRAINING = frozenset({"evaluation on test", "evaluation on dev"})

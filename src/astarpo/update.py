@@ -16,7 +16,7 @@ from torch import Tensor
 from astarpo.algorithms.base import Algorithm, AlgorithmSettings
 from astarpo.batch import Batch, Scored
 from astarpo.curriculum.base import generator
-from astarpo.optimizers import Together, build_optimizer
+from astarpo.optimizers import Together, adamw, build_optimizer
 from astarpo.policy import scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import OptimizerSettings
@@ -49,10 +49,8 @@ def learn(
         share: of the budget used so far, where the run has one: the learning rate then follows it and not `updates`.
 
     Returns:
-        Metrics of the one step; of several, `together`, and `optimizer/steps`, how often the weights moved.
-
-    Raises:
-        FloatingPointError: as `step`.
+        Metrics of the one step; of several, `together`, and `optimizer/steps`, how often the weights moved. A step
+        whose gradient is not finite is not made, and `signal/not_finite` is there.
     """
 
     def one(part: Batch) -> dict[str, float]:
@@ -60,9 +58,12 @@ def learn(
             for parameter in group["params"]:
                 parameter.grad = None
         metrics = backward(policy, part, algorithm, reference=reference, tokens=settings.microbatch_tokens)
-        if not metrics.get("signal/skipped"):
-            metrics |= step(optimizer, settings, update, updates, share)
-        return metrics
+        if metrics.get("signal/skipped"):
+            return metrics
+        try:
+            return metrics | step(optimizer, settings, update, updates, share)
+        except FloatingPointError:
+            return metrics | {"signal/not_finite": 1.0}
 
     if settings.minibatches == settings.epochs == 1:
         return one(batch)
@@ -229,7 +230,9 @@ def new_optimizer(
         return own
     group = {"params": extra, "speed": speed}
     return Together(
-        *own.parts, torch.optim.AdamW([group], lr=settings.learning_rate, betas=settings.betas, weight_decay=0.0)
+        *own.parts,
+        adamw([group], lr=settings.learning_rate, betas=settings.betas, weight_decay=0.0),
+        masters=own.masters,
     )
 
 

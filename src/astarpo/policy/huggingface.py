@@ -78,6 +78,18 @@ class HuggingFacePolicy:
             )
         return TransformersForward(self.model, split=self._split_head), why
 
+    def remarks(self) -> list[str]:
+        """What must be known of how this model is told and scored, one sentence each."""
+        said = []
+        if self.traits.padded:
+            said.append(f"episodes are padded where they are learned from, not laid end to end: {self.traits.padded}.")
+        if not getattr(self.tokenizer, "chat_template", None):
+            said.append(
+                "the tokenizer has no chat template: observations and replies follow each other with line breaks "
+                "between them; a model that was taught a format needs its template saved beside the tokenizer."
+            )
+        return said
+
     def fingerprint(self) -> str:
         """A hash of weights and vocabulary; two policies with equal fingerprints say the same."""
         digest = hashlib.sha256()

@@ -1,17 +1,25 @@
-"""One way to a policy: the embedded model, a local folder, or a hub name."""
+"""One way to a policy: the embedded model, a local folder, an adapter over one of them, or a hub name."""
 
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from astarpo.errors import DataError, SettingsError
-from astarpo.policy import tiny
+from astarpo.policy import adapters, scoring, tiny
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import PolicySettings
 
@@ -27,19 +35,33 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
         environment: its name decides which embedded weights `tiny` means.
 
     Raises:
-        DataError: the folder lacks a model or a tokenizer, or cannot be read.
-        SettingsError: no such embedded variant, or no such device.
+        DataError: the folder lacks a model or a tokenizer, cannot be read, or the model is not causal.
+        SettingsError: no such embedded variant, no such device, or a package that the settings need is missing.
     """
     embedded = settings.model == "tiny" or settings.model.startswith("tiny:")
     where = str(_embedded(settings.model, environment)) if embedded else settings.model
+    adapter = Path(where) if (Path(where) / adapters.CONFIG).is_file() else None
+    if adapter is not None:
+        if settings.lora.rank:
+            raise SettingsError(
+                f"policy.model {where} is an adapter already and policy.lora.rank asks for another: leave rank at 0, "
+                "and the one that is there goes on learning."
+            )
+        where = adapters.base_of(adapter)
     _check_folder(where)
     # transformers shows a bar for 0.3 M parameters; progress is ours to show.
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = _tokenizer(where)
+        _check_kind(where, settings.model)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, settings.dtype), output_loading_info=True
+            where,
+            dtype=getattr(torch, settings.dtype),
+            output_loading_info=True,
+            **_quantized(settings),
         )
+    except (DataError, SettingsError):
+        raise
     except Exception as error:  # the tokenizers and safetensors libraries raise bare exceptions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"cannot load the model {settings.model!r}: {first}") from error
@@ -52,8 +74,57 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
         )
     device = _device(settings.device)
     rules = settings.rules if settings.rules is not None else not (embedded or _says_embedded(Path(where)))
-    model.to(device)
+    if settings.quantize == "none":
+        model.to(device)
+    _check_causal(model, settings.model)
+    if adapter is not None:
+        adapters.read(adapter, model)
+    elif settings.lora.rank:
+        lora = settings.lora
+        adapters.attach(model, rank=lora.rank, alpha=lora.alpha, target_modules=lora.target_modules)
+    if settings.gradient_checkpointing:
+        scoring.forget_activations(model)
     return HuggingFacePolicy(model.eval(), tokenizer, rules=rules, name=settings.model, forward=settings.forward)
+
+
+def _check_kind(where: str, said: str) -> None:
+    config = AutoConfig.from_pretrained(where)
+    if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise DataError(
+            f"cannot train {said!r}: {config.model_type} is no causal language model, it does not write text token by "
+            "token; choose one that does, such as a Qwen2."
+        )
+
+
+@torch.inference_mode()
+def _check_causal(model: Any, said: str) -> None:
+    """What comes later must not change what was: encoders load as language models too, and see both ways."""
+    device = next(iter(model.parameters())).device
+    short, long = (torch.tensor([ids], device=device) for ids in ([1, 2], [1, 2, 3]))
+    first, second = (model(input_ids=ids).logits[0, 0].float() for ids in (short, long))
+    if float((first - second).abs().max()) > 0.05 * float(first.abs().max()):
+        raise DataError(
+            f"cannot train {said!r}: what it says of a token depends on tokens after it, so it is no causal language "
+            "model; choose one that is, such as a Qwen2."
+        )
+
+
+def _quantized(settings: PolicySettings) -> dict[str, Any]:
+    """Arguments that load the weights in four bits, where asked for."""
+    if settings.quantize == "none":
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise SettingsError(
+            "policy.quantize nf4 needs the package bitsandbytes, which is not installed: pip install 'astarpo[qlora]', "
+            "or leave it at none."
+        )
+    kind = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    )
+    return {"quantization_config": kind, "device_map": {"": str(_device(settings.device))}}
 
 
 def _embedded(model: str, environment: str) -> Path:

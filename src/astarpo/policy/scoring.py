@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from astarpo.batch import Batch, Scored, length_buckets
+from astarpo.errors import SettingsError
 from astarpo.policy.head import acted_scores
 
 PACKED = "astarpo_packed"
@@ -191,6 +194,36 @@ def scorable(model: Any, own: Traits, some: Pass) -> tuple[Tensor, nn.Module | N
 def traits(model: Any) -> Traits:
     """What `model` lets scoring do, found out by running it on a few tokens."""
     return Traits(split=head_is_separate(model), padded=why_padded(model))
+
+
+def forget_activations(model: Any) -> None:
+    """Let the layers of `model` forget their activations where a gradient is taken, and compute them again for it.
+
+    Raises:
+        SettingsError: its layers cannot.
+    """
+    config = model.config.get_text_config()
+    usual = config._attn_implementation
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        # On the way back the pass is long over, and with it the attention that it asked for.
+        config._attn_implementation = PACKED if usual == "sdpa" else usual
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
+
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers:
+        raise SettingsError(
+            f"policy.gradient_checkpointing does nothing for a {config.model_type}, whose layers know no way to "
+            "compute their activations again: leave it at false."
+        )
+    forget = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
+    for layer in layers:
+        vars(layer)["gradient_checkpointing"] = True
+        vars(layer)["_gradient_checkpointing_func"] = forget
 
 
 def head_is_separate(model: Any) -> bool:

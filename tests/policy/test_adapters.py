@@ -1,0 +1,129 @@
+"""An adapter learns in the model's stead: it starts as nothing, costs no second copy, and fits its own base alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from astarpo.errors import DataError, SettingsError
+from astarpo.policy import adapters
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.load import load_policy
+from astarpo.run import PolicySettings
+from astarpo.stage_one import frozen
+
+LORA = {"rank": 4, "alpha": 8}
+
+
+def load(model: Path | str, **over: object) -> HuggingFacePolicy:
+    return load_policy(PolicySettings.parse({"model": str(model), "device": "cpu", **over}), "arithmetic")
+
+
+def logits(policy: HuggingFacePolicy) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = policy.model(input_ids=torch.arange(5, 25)[None], use_cache=False).logits
+    return found
+
+
+def taught(policy: HuggingFacePolicy) -> HuggingFacePolicy:
+    """`policy` with an adapter that says something."""
+    random = torch.Generator().manual_seed(1)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=random))
+    return policy
+
+
+def test_a_fresh_adapter_changes_nothing_and_is_all_that_learns(small_model: Path) -> None:
+    plain, policy = load(small_model), load(small_model, lora=LORA)
+    assert torch.equal(logits(plain), logits(policy))
+    learning = [name for name, p in policy.model.named_parameters() if p.requires_grad]
+    # Two factors for each of seven matrices in each of two layers.
+    assert len(learning) == 28
+    assert all("lora_" in name for name in learning)
+    assert "lm_head" not in " ".join(learning)
+    assert load(small_model, lora=LORA).fingerprint() == policy.fingerprint()
+
+
+def test_only_the_layers_that_are_named_get_one(small_model: Path) -> None:
+    policy = load(small_model, lora={**LORA, "target_modules": ["q_proj", "v_proj"]})
+    learning = {name.split(".")[4] for name, p in policy.model.named_parameters() if p.requires_grad}
+    assert learning == {"q_proj", "v_proj"}
+    with pytest.raises(SettingsError, match=r"names purple, of which this model has none: its layers are .*q_proj"):
+        load(small_model, lora={**LORA, "target_modules": "purple"})
+
+
+def test_the_adapter_is_float32_over_a_model_that_is_not(small_model: Path) -> None:
+    policy = load(small_model, lora=LORA, dtype="bfloat16")
+    kinds = {p.dtype for p in policy.model.parameters() if p.requires_grad}
+    assert kinds == {torch.float32}
+    assert policy.model.get_input_embeddings().weight.dtype == torch.bfloat16
+
+
+def test_the_reference_shares_the_base_and_keeps_the_adapter_that_it_started_from(small_model: Path) -> None:
+    policy = taught(load(small_model, lora=LORA))
+    before, reference = logits(policy), frozen(policy)
+    ours, theirs = (dict(player.model.named_parameters()) for player in (policy, reference))
+    for name, parameter in ours.items():
+        assert (theirs[name] is parameter) == (not parameter.requires_grad), name
+        parameter.data.mul_(0.5 if parameter.requires_grad else 1.0)
+    assert torch.equal(logits(reference), before)
+    assert not torch.equal(logits(policy), before)
+
+
+def test_a_saved_adapter_goes_on_learning_over_the_base_that_it_names(small_model: Path, tmp_path: Path) -> None:
+    policy = taught(load(small_model, lora=LORA))
+    policy.model.save_pretrained(tmp_path)
+    adapters.stamp(policy.model, tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(logits(again), logits(policy))
+    assert sum(p.requires_grad for p in again.model.parameters()) == 28
+    with pytest.raises(SettingsError, match=r"is an adapter already and policy\.lora\.rank asks for another"):
+        load(tmp_path, lora=LORA)
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_an_adapter_for_another_base_is_refused(small_model: Path, tmp_path: Path, printed: bool) -> None:
+    base, other = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(small_model, base)
+    policy = taught(load(base, lora=LORA))
+    policy.model.save_pretrained(other)
+    if printed:
+        adapters.stamp(policy.model, other)
+    said = json.loads((other / "adapter_config.json").read_text())
+    said["base_model_name_or_path"] = str(Path(adapters.__file__).parent / "tiny" / "weights" / "arithmetic")
+    (other / "adapter_config.json").write_text(json.dumps(said))
+    with pytest.raises(DataError, match=r"the adapter .* (was trained on another model than|does not fit the model)"):
+        load(other)
+
+
+def test_a_merged_copy_says_the_same_without_an_adapter(small_model: Path) -> None:
+    policy = taught(load(small_model, lora=LORA))
+    whole = adapters.merged(policy.model)
+    assert not adapters.has_adapter(whole)
+    assert adapters.has_adapter(policy.model)
+    assert not [name for name in whole.state_dict() if "lora" in name or "base_layer" in name]
+    merged = HuggingFacePolicy(whole, policy.tokenizer, rules=False)
+    torch.testing.assert_close(logits(merged), logits(policy), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits(merged), logits(load(small_model)), atol=0.01)
+
+
+def test_a_package_that_is_missing_is_named(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(SettingsError, match=r"needs the package peft, which is not installed: pip install 'astarpo"):
+        load(small_model, lora=LORA)
+
+
+def test_four_bits_need_an_adapter_and_a_package(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"quantize nf4 leaves weights that cannot learn and lora\.rank is 0"):
+        load(small_model, quantize="nf4")
+    monkeypatch.setattr("astarpo.policy.load.find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"policy\.quantize nf4 needs the package bitsandbytes"):
+        load(small_model, quantize="nf4", lora=LORA)
+    with pytest.raises(SettingsError, match=r"lora\.alpha does nothing unless rank is above 0"):
+        load(small_model, lora={"alpha": 16})
