@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,21 +31,13 @@ def collate(
     temperatures = {episode.temperature for episode in episodes}
     if len(temperatures) > 1:
         raise ValueError(f"episodes of one batch must share a temperature, got {sorted(temperatures)}.")
-    rows = [_row(episode) for episode in episodes]
-    b, t = len(rows), max(len(row[0]) for row in rows)
-    tokens = torch.zeros((b, t), dtype=torch.int64)
-    turn = torch.full((b, t), -1, dtype=torch.int64)
-    logp = torch.zeros((b, t))
-    for i, (ids, turns, log_probs) in enumerate(rows):
-        tokens[i, : len(ids)] = torch.tensor(ids)
-        turn[i, : len(ids)] = torch.tensor(turns)
-        logp[i, : len(ids)] = torch.tensor(log_probs)
+    tokens, turn, logp, lengths = _by_token(episodes)
     number: dict[str, int] = {}
     task = [number.setdefault(episode.task, len(number)) for episode in episodes]
     turn_reward, observed, history = _by_turn(episodes)
     return Batch(
         tokens=tokens.to(device),
-        lengths=torch.tensor([len(row[0]) for row in rows]),
+        lengths=lengths,
         acted=(turn >= 0).to(device),
         turn=turn.to(device),
         behaviour_logp=logp.to(device),
@@ -92,33 +85,51 @@ def _samples(episodes: Sequence[Episode], device: torch.device | None) -> Sample
     )
 
 
-def _row(episode: Episode) -> tuple[list[int], list[int], list[float]]:
-    """Ids, turn of each acted id (-1 elsewhere), and behaviour log-probs of one episode."""
+def _by_token(episodes: Sequence[Episode]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, turn of each acted id (-1 elsewhere) and behaviour log-probs (0 elsewhere), all [B, T]; lengths [B].
+
+    A tensor for each episode would cost more than everything in it: everything is laid end to end first.
+    """
     ids: list[int] = []
-    turns: list[int] = []
     log_probs: list[float] = []
-    for number, turn in enumerate(episode.turns):
-        seen, said = turn.observation_ids, turn.reply
-        ids += [*seen, *said.ids]
-        turns += [-1] * len(seen) + [number] * len(said.ids)
-        log_probs += [0.0] * len(seen) + list(said.log_probs)
-    return ids, turns, log_probs
+    sizes: list[int] = []
+    whose: list[int] = []
+    ends: list[int] = []
+    for episode in episodes:
+        for number, turn in enumerate(episode.turns):
+            seen, said = turn.observation_ids, turn.reply
+            ids += seen
+            ids += said.ids
+            log_probs += said.log_probs
+            sizes += (len(seen), len(said.ids))
+            whose += (-1, number)
+        ends.append(len(ids))
+    lengths = np.diff(np.array(ends), prepend=0)
+    there = np.arange(lengths.max()) < lengths[:, None]
+    tokens, turns = np.zeros(there.shape, np.int64), np.full(there.shape, -1, np.int64)
+    tokens[there] = ids
+    turns[there] = np.repeat(np.array(whose), np.array(sizes))
+    logp = np.zeros(there.shape, np.float32)
+    logp[turns >= 0] = log_probs
+    return torch.from_numpy(tokens), torch.from_numpy(turns), torch.from_numpy(logp), torch.from_numpy(lengths)
 
 
 def _by_turn(episodes: Sequence[Episode]) -> tuple[Tensor, Tensor, Tensor]:
     """Reward, observation and history of each turn: [B, N]; the last two as numbers that are equal where they are."""
-    n = max(len(episode.turns) for episode in episodes)
-    reward = torch.zeros((len(episodes), n))
-    observed = torch.full((len(episodes), n), -1, dtype=torch.int64)
-    history = observed.clone()
+    counts = np.array([len(episode.turns) for episode in episodes])
+    there = np.arange(counts.max()) < counts[:, None]
     texts: dict[tuple[str, str], int] = {}
     paths: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], int] = {}
-    for i, episode in enumerate(episodes):
+    earned, shown, trodden = list[float](), list[int](), list[int]()
+    for episode in episodes:
         path, said = -1, tuple[int, ...]()
-        for k, turn in enumerate(episode.turns):
+        for turn in episode.turns:
             path = paths.setdefault((episode.task, path, said, turn.observation_ids), len(paths))
             said = turn.reply.ids
-            reward[i, k] = turn.reward
-            observed[i, k] = texts.setdefault((episode.task, turn.observation), len(texts))
-            history[i, k] = path
-    return reward, observed, history
+            earned.append(turn.reward)
+            shown.append(texts.setdefault((episode.task, turn.observation), len(texts)))
+            trodden.append(path)
+    reward = np.zeros(there.shape, np.float32)
+    observed, history = np.full(there.shape, -1, np.int64), np.full(there.shape, -1, np.int64)
+    reward[there], observed[there], history[there] = earned, shown, trodden
+    return torch.from_numpy(reward), torch.from_numpy(observed), torch.from_numpy(history)
