@@ -122,10 +122,8 @@ class StageOne:
 
 def frozen(policy: HuggingFacePolicy) -> HuggingFacePolicy:
     """A copy of `policy` that does not learn. Weights that do not learn in `policy` either are shared, as under LoRA."""
-    reference = copy.copy(policy)
     shared: dict[int, Any] = {id(p): p for p in policy.model.parameters() if not p.requires_grad}
-    reference.model = copy.deepcopy(policy.model, shared).eval().requires_grad_(False)
-    return reference
+    return policy.over(copy.deepcopy(policy.model, shared).eval().requires_grad_(False))
 
 
 def fingerprint(environment: Environment[EnvironmentSettings], reward: str) -> str:

@@ -76,6 +76,26 @@ def test_the_reference_shares_the_base_and_keeps_the_adapter_that_it_started_fro
     assert not torch.equal(logits(policy), before)
 
 
+@pytest.mark.parametrize("lora", [{}, LORA])
+def test_the_reference_plays_by_its_own_weights_when_the_policy_has_learned(
+    small_model: Path, lora: dict[str, object]
+) -> None:
+    policy = load(small_model, lora=lora)
+    reference = frozen(policy)
+
+    def said(player: HuggingFacePolicy) -> tuple[float, ...]:
+        slots = player.open([(0,)])
+        slots.extend([0], [player.chat.first("12+3=")])
+        return tuple(slots.reply([0], 4, 1.0)[0].log_probs)
+
+    before = said(reference)
+    assert said(policy) == pytest.approx(before, abs=1e-5)
+    for parameter in policy.model.parameters():
+        parameter.data.add_(0.2 if parameter.requires_grad else 0.0)
+    assert said(reference) == before
+    assert said(policy) != pytest.approx(before, abs=1e-3)
+
+
 def test_a_saved_adapter_goes_on_learning_over_the_base_that_it_names(small_model: Path, tmp_path: Path) -> None:
     policy = taught(load(small_model, lora=LORA))
     policy.model.save_pretrained(tmp_path)

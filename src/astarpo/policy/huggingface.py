@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -77,6 +78,14 @@ class HuggingFacePolicy:
                 f"policy.forward is fused and {self.name or 'the model'} cannot be run so: {why}; leave it at auto."
             )
         return TransformersForward(self.model, split=self._split_head), why
+
+    def over(self, model: Any) -> HuggingFacePolicy:
+        """The same policy over `model`, a copy of its own: it plays and is scored by those weights."""
+        other = copy.copy(self)
+        other.model = model
+        asked = isinstance(self.forward, TransformersForward) and not self.unfused
+        other.forward, other.unfused = other._forward("transformers" if asked else "auto")
+        return other
 
     def remarks(self) -> list[str]:
         """What must be known of how this model is told and scored, one sentence each."""
