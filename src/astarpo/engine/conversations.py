@@ -24,6 +24,10 @@ READ_TOKENS = 1024
 """Padded tokens of one reading pass; larger passes fall out of the processor's cache and run slower per token."""
 
 
+SHARED_TOKENS = 32
+"""From so many tokens on, a beginning that another conversation has too is copied rather than computed."""
+
+
 class Player(Protocol):
     """What the engine asks of a policy."""
 
@@ -93,6 +97,9 @@ class Slots:
         # Which conversation a slot holds, numbered as they come.
         self._holder = list(range(len(keys)))
         self._holders = len(keys)
+        # What stands in each row; after a restart still the conversation before, until the new one is read.
+        self._ids: list[list[int]] = [[] for _ in keys]
+        self._empty = set(range(len(keys)))
 
     @property
     def bytes(self) -> int:
@@ -101,16 +108,15 @@ class Slots:
 
     def tokens(self, slot: int) -> int:
         """Tokens that the conversation in `slot` holds, prompt included."""
-        return int(self._cache.lengths[self._row[slot]]) + (slot in self._pending)
+        length = int(self._cache.lengths[self._row[slot]]) + (slot in self._pending)
+        return 0 if slot in self._empty else length
 
     def restart(self, slot: int, key: tuple[int, ...]) -> None:
         """The conversation in `slot` is over and a new, empty one under `key` takes its place."""
         self._pending.pop(slot, None)
         self._random[slot] = _generator(key)
         self._past[slot] = 0
-        self._holder[slot] = self._holders
-        self._holders += 1
-        self._cache.lengths[self._row[slot]] = 0
+        self._empty.add(slot)
 
     def close(self, slots: Sequence[int]) -> None:
         """These slots are needed no more; their memory is given back once a quarter of the rows are idle."""
@@ -118,6 +124,7 @@ class Slots:
             self._cache.lengths[self._row[slot]] = 0
             del self._row[slot], self._past[slot]
             self._holder[slot] = -1
+            self._ids[slot] = []
             self._pending.pop(slot, None)
         if self._row and len(self._row) <= 0.75 * self._cache.rows:
             still = sorted(self._row, key=self._row.__getitem__)
@@ -131,12 +138,15 @@ class Slots:
     def extend(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Append observation ids; only they are computed, and once for conversations that are alike word for word.
 
-        Attempts at one task that searched for the same words read the same page: one computes, the others copy.
+        Attempts at one task that searched for the same words read the same page: one computes, the others copy. A new
+        conversation copies the longest beginning that it has in common with another: rules, or the task itself.
         """
         leaders: dict[int, int] = {}
         followers: list[tuple[int, int]] = []
         copied: list[tuple[int, int, int]] = []
         whole: dict[int, list[int]] = {}
+        alone: list[int] = []
+        begun = [slot for slot in slots if slot in self._empty]
         for slot, appended in zip(slots, ids, strict=True):
             lead = [self._pending.pop(slot)] if slot in self._pending else []
             past = self._remember(slot, appended)
@@ -150,8 +160,23 @@ class Slots:
                 whole[slot] = [there.last]
             else:
                 whole[slot] = [*lead, *appended]
+                if slot in self._empty:
+                    alike, length = self._most_alike(appended)
+                    if length:
+                        copied.append((self._row[alike], self._row[slot], length))
+                        whole[slot] = list(appended[length:])
+                    else:
+                        alone.append(slot)
+        for slot in begun:
+            self._empty.discard(slot)
+            self._cache.lengths[self._row[slot]] = 0
+            self._holder[slot] = self._holders
+            self._holders += 1
         if copied:
             self._cache.copy(*zip(*copied, strict=True))
+        self._share_beginning(alone, whole)
+        for slot, appended in zip(slots, ids, strict=True):
+            self._ids[slot] = [*([] if slot in begun else self._ids[slot]), *appended]
         led = list(whole)
         for part in length_buckets(torch.tensor([len(whole[slot]) for slot in led]), READ_TOKENS):
             some = [led[j] for j in part.tolist()]
@@ -165,6 +190,32 @@ class Slots:
             self._cache.copy(source, target, [int(self._cache.lengths[row]) for row in source])
             assert self._logits is not None
             self._keep(target, self._logits[torch.tensor(source, device=self._logits.device)])
+
+    def _most_alike(self, beginning: Sequence[int]) -> tuple[int, int]:
+        """The slot whose row begins as `beginning` does for longest, and for how many tokens; 0 where too few."""
+        best, longest = -1, 0
+        for slot, row in self._row.items():
+            # The last token sampled is not in the row.
+            there = min(len(self._ids[slot]), int(self._cache.lengths[row]), len(beginning) - 1)
+            if there > longest and (length := _common(self._ids[slot], beginning, there)) > longest:
+                best, longest = slot, length
+        return (best, longest) if longest >= SHARED_TOKENS else (-1, 0)
+
+    def _share_beginning(self, slots: Sequence[int], whole: dict[int, list[int]]) -> None:
+        """Compute what all of the new conversations `slots` begin with once, and leave the rest in `whole`."""
+        if len(slots) < 2:
+            return
+        first, *others = slots
+        length = len(whole[first]) - 1
+        for slot in others:
+            length = _common(whole[first], whole[slot], min(length, len(whole[slot]) - 1))
+        if length < SHARED_TOKENS:
+            return
+        row = self._row[first]
+        self._forward.read(self._cache, [row], [whole[first][:length]])
+        self._cache.copy([row] * len(others), [self._row[slot] for slot in others], [length] * len(others))
+        for slot in slots:
+            whole[slot] = whole[slot][length:]
 
     def ask(self, slots: Sequence[int], max_tokens: int, temperature: float) -> None:
         """Begin a reply in each of `slots`, which ends with a stop token or after `max_tokens`; `step` says it.
@@ -218,6 +269,7 @@ class Slots:
     def _said(self, slot: int) -> Reply:
         saying = self._saying.pop(slot)
         self._pending[slot] = saying.ids[-1]
+        self._ids[slot] += saying.ids
         self._remember(slot, saying.ids)
         chat = self._policy.chat
         return Reply(tuple(saying.ids), tuple(saying.log_probs), chat.decode(saying.ids), saying.ids[-1] in chat.stop)
@@ -259,6 +311,11 @@ def choose(logits: Tensor, temperature: float, draw: Tensor) -> tuple[Tensor, Te
         max=logits.shape[-1] - 1
     )
     return chosen, log_p.gather(-1, chosen[:, None])[:, 0]
+
+
+def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
+    """Tokens that both begin with, `most` at most."""
+    return next((k for k in range(most) if one[k] != other[k]), most)
 
 
 def _generator(key: tuple[int, ...]) -> np.random.Generator:
