@@ -304,6 +304,13 @@ class CollapseSettings(Settings):
     effects: ClassVar[Mapping[str, When]] = {"episodes": above_zero("every")}
 
 
+PLAYING = (
+    *(f"rollout.{name}" for name in ("temperature", "sync_every", "extra_rounds")),
+    *(f"values.{name}" for name in ("tasks", "schedule", "samples", "tolerance", "per_round", "max_samples", "batch")),
+)
+"""Settings of how tasks are played to learn from them: idle where episodes were saved, as a curriculum is."""
+
+
 class Run(Settings):
     """All settings of one run. Written whole into the run folder as settings.yaml.
 
@@ -324,6 +331,12 @@ class Run(Settings):
     optimizer: OptimizerSettings = Field(OptimizerSettings.model_construct(), description="how the weights move")
     evaluation: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="held-out success")
     budget: BudgetSettings = Field(BudgetSettings.model_construct(), description="what ends the run, beside updates")
+    episodes: str | None = Field(
+        None,
+        min_length=1,
+        description="a run, or a folder of its episode files, to learn from instead of playing; nothing is played then "
+        "but evaluations, and a budget counts the episodes each time that they are learned from",
+    )
     control: Control = Field(
         "none",
         description="rewards that say nothing, to see what is learned without any signal. shuffled_rewards: those of "
@@ -345,6 +358,7 @@ class Run(Settings):
 
     effects: ClassVar[Mapping[str, When]] = {
         "values": When("the algorithm or its baseline reads V*", lambda run: algorithm(run).needs.values),
+        **{name: When("episodes is unset", lambda run: run.episodes is None) for name in PLAYING},
     }
 
     @classmethod
@@ -391,6 +405,15 @@ class Run(Settings):
                 "rollout.overlong_penalty does not reach V*, which stage 1 estimates from rewards without it, so the "
                 f"two would not compare under {self.algorithm.name}: leave it at 0, or choose an algorithm or baseline "
                 "without V*."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _saved_episodes_are_not_chosen(self) -> Self:
+        if self.episodes is not None and self.curriculum.name != "uniform":
+            raise ValueError(
+                f"curriculum.name {self.curriculum.name} chooses tasks to play and episodes is set, so that nothing is "
+                "played: leave curriculum out, or episodes."
             )
         return self
 
@@ -469,6 +492,16 @@ def load_preset(environment: str, name: str) -> dict[str, Any]:
         raise SettingsError(f"there is no preset {name!r} for {environment}: known: {known}.")
     named = {} if environment == "any" else {"environment": {"name": environment}}
     return merge(named, _mapping(path.read_text("utf-8"), f"preset {name}"))
+
+
+def without_playing(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """`preset` without what it says of choosing and playing tasks: what is left of it for saved episodes."""
+    kept = {name: given for name, given in preset.items() if name != "curriculum"}
+    for dotted in PLAYING:
+        section, _, name = dotted.partition(".")
+        if isinstance(below := kept.get(section), Mapping):
+            kept[section] = {key: value for key, value in below.items() if key != name}
+    return kept
 
 
 def load_file(path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from astarpo.pools import Pools
 from astarpo.progress import Watch
 from astarpo.rollout import Play, check_context, collect, episode_metrics, shortened, tokens_of
 from astarpo.run import Run, algorithm, environment, plays_reference
+from astarpo.saved import Saved, take_values, with_values
 from astarpo.sinks.base import Sinks
 from astarpo.stage_one import FILE, StageOne, frozen
 from astarpo.types import Episode
@@ -143,6 +144,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, run.keep_checkpoints)
         self.pools = Pools(run, self.environment, preflight.kept(folder))
         self.curriculum = self.pools.curriculum
+        self.saved = self._open_saved()
         self.stage_one = self._open_values() if plays_reference(run) else None
         self.tracker = ValueTracker(run.values) if needs.values and self.stage_one is None else None
         self.best = (-1.0, 0)
@@ -159,7 +161,13 @@ class Trainer:
     # ---- stages ------------------------------------------------------------------------------------------------------
 
     def preflight(self) -> None:
-        """A short check; what it finds unreachable is left out. Raises EnvironmentContractError where it is in vain."""
+        """A short check; what it finds unreachable is left out. Raises EnvironmentContractError where it is in vain.
+
+        Saved episodes were checked as they were read, and no task is drawn.
+        """
+        if self.saved is not None:
+            preflight.keep(self.folder, ())
+            return
         found = preflight.preflight(self.environment, self.pools.levels, seed=self.run.seed, tell=self.note)
         preflight.keep(self.folder, found)
         self.pools.unreachable = frozenset(found)
@@ -202,8 +210,7 @@ class Trainer:
         run = self.run
         began, share = time.perf_counter(), self._share(update)
         self._sync(update)
-        tasks = self.curriculum.choose(update, run.rollout.tasks_per_update)
-        groups, replaced, sampling = self._with_signal(tasks, self._collect(tasks, update), update)
+        groups, replaced, sampling = self._groups(update)
         values = self._values_of([group[0].task for group in groups], update)
         learned = [episode for group in groups for episode in group]
         batch = collate(learned, values=values, device=self.policy.device)
@@ -211,9 +218,13 @@ class Trainer:
         kept, filtering = filtered(batch, run.filter)
         collapse = self._collapse(learned, update)
         metrics = {"signal/skipped": 1.0} if kept is None else self._learn(kept, update, share)
+        if self.saved is not None:
+            # Sampler and trainer differ here because other policies sampled, not because they compute otherwise.
+            metrics = {name.replace("mismatch/", "lag/"): value for name, value in metrics.items()}
         # Everything that was played counts for the curriculum and in the journal; only `learned` was learned from.
         episodes = learned + replaced
-        metrics |= self.curriculum.observe(episodes) | sampling | filtering | collapse
+        chosen = self.curriculum.observe(episodes) if self.saved is None else {}
+        metrics |= chosen | sampling | filtering | collapse
         if self.tracker is not None:
             metrics |= self.tracker.observe(episodes, update)
         self.policy.version = update + 1
@@ -290,6 +301,13 @@ class Trainer:
             f"{NOT_FINITE} the run stops."
         )
         return metrics
+
+    def _groups(self, update: int) -> tuple[list[list[Episode]], list[Episode], dict[str, float]]:
+        """Attempts task by task that `update` learns from, those that it played beside them, and metrics."""
+        if self.saved is not None:
+            return self.saved.batch(update), [], self.saved.metrics(update)
+        tasks = self.curriculum.choose(update, self.run.rollout.tasks_per_update)
+        return self._with_signal(tasks, self._collect(tasks, update), update)
 
     def _with_signal(
         self, tasks: Sequence[str], groups: list[list[Episode]], update: int
@@ -374,7 +392,8 @@ class Trainer:
         by_share = run.budget.evaluations > 0
         due = run.budget.due(before, self.used) if by_share else update % max(run.evaluation.every, 1) == 0
         with self.clock("journal"):
-            self.journal.episodes(update, episodes)
+            if self.saved is None:
+                self.journal.episodes(update, episodes)
             self.journal.metrics({"update": update, **metrics})
         seen = {} if self.dev is None else {"dev/success": self.dev}
         if run.budget.kind is not None:
@@ -418,7 +437,9 @@ class Trainer:
         self.journal.outcomes("before", before.outcomes)
         if self.run.evaluation.every or self.run.budget.evaluations:
             self.best = (self._on_dev(0).success, 0)
-        if self.stage_one is not None and self.run.values.schedule != "steps":
+        if self.saved is not None:
+            self._begin_saved(self.saved)
+        elif self.stage_one is not None and self.run.values.schedule != "steps":
             with self.clock("stage 1"):
                 summary = self.stage_one.measure()
             self.note(summary.report())
@@ -532,6 +553,25 @@ class Trainer:
         self.used, self._played = used, used - self._stage_one_used()
         self.seconds_counted = self._played.seconds
 
+    def _open_saved(self) -> Saved | None:
+        run = self.run
+        if run.episodes is None:
+            return None
+        with self.clock("reading episodes"):
+            saved = Saved(run, environment=self.environment, policy=self.policy, reward=self.reward)
+        saved.keep(self.folder)
+        if plays_reference(run):
+            take_values(saved.source, self.folder, FILE)
+        return saved
+
+    def _begin_saved(self, saved: Saved) -> None:
+        """Say what is learned from, and what cannot be learned of it by this method."""
+        self.note(saved.report())
+        if self._table is not None:
+            self.note(self._table.summary(saved.tasks).report())
+        if (why := self.algorithm.misled) is not None:
+            self.warn(f"{self.run.algorithm.name} learns from episodes that other policies played and {why}.")
+
     def _open_values(self) -> StageOne:
         assert self.reference is not None
         values = StageOne(
@@ -546,6 +586,8 @@ class Trainer:
         )
         if values.mismatch:
             self.warn(values.mismatch)
+        if self.saved is not None and (left := with_values(self.saved, values.table)) is not None:
+            self.note(left)
         return values
 
 

@@ -57,6 +57,14 @@ class AStarPO(Algorithm[AStarPOSettings]):
         """A reference and V* of every task."""
         return Needs(reference=True, values=True)
 
+    @property
+    def misled(self) -> str | None:
+        """By a V* of another beta: a baseline on its own samples, it moves the solution on others."""
+        return (
+            "rests where V* says: with values.beta other than algorithm.beta all that was played becomes likelier "
+            "together, or less so"
+        )
+
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The regression and the entropy bonus. See `Algorithm.loss`."""
         own = self.settings

@@ -72,6 +72,11 @@ class AStarPOTurns(Algorithm[AStarPOTurnsSettings]):
         """Two attempts at each task; the frozen policy where it is the reference."""
         return Needs(reference=self.settings.reference == "start", group_size=2)
 
+    @property
+    def misled(self) -> str | None:
+        """No: it regresses on every turn, whoever played."""
+        return None
+
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The regression. See `Algorithm.loss`."""
         own = self.settings

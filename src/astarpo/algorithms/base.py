@@ -53,6 +53,14 @@ class Algorithm(ABC, Generic[S]):
     def needs(self) -> Needs:
         """What must be in the batch, given the settings."""
 
+    @property
+    def misled(self) -> str | None:
+        """Why samples of another policy mislead it under its settings; None where they do not.
+
+        Said as a warning where saved episodes are learned from: "NAME learns from ... and WHY".
+        """
+        return "takes every sample for one of its own"
+
     @abstractmethod
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The scalar to minimise and what to log about it.

@@ -44,7 +44,7 @@ from astarpo.algorithms.regularisers import (
     summary,
     without_gradient,
 )
-from astarpo.algorithms.surrogates import RatioLevel, cispo_surrogate, clip_metrics, clipped_surrogate
+from astarpo.algorithms.surrogates import NEARBY, RatioLevel, cispo_surrogate, clip_metrics, clipped_surrogate
 from astarpo.batch import Batch, Scored
 from astarpo.numerics import Aggregation, aggregate, group_centred, group_std, masked
 from astarpo.settings import When, chosen
@@ -117,6 +117,14 @@ class GRPO(Algorithm[GRPOSettings]):
     def needs(self) -> Needs:
         """Two attempts at each task; the reference when the KL is on."""
         return needs(self.settings, group_size=2)
+
+    @property
+    def misled(self) -> str | None:
+        """By samples of far policies where it clips; CISPO weighs, and `importance` does."""
+        own = self.settings
+        if own.old_log_probs == "detached":
+            return own.misled
+        return NEARBY if own.surrogate == "clip" else None
 
     def idle(self, batch: Batch) -> Tensor:
         """Episodes of groups that all earned the same, unless a KL or entropy term reaches them. See the base class."""

@@ -59,6 +59,11 @@ class OAPL(Algorithm[OAPLSettings]):
         """Two attempts at each task; the reference is whoever sampled."""
         return Needs(group_size=2)
 
+    @property
+    def misled(self) -> str | None:
+        """No: it holds to whoever sampled."""
+        return None
+
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The regression. See `Algorithm.loss`."""
         own = self.settings

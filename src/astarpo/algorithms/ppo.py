@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from astarpo.algorithms.base import Algorithm, Needs
 from astarpo.algorithms.regularisers import RegularisedSettings, entropy_bonus, kl_tokens, summary
-from astarpo.algorithms.surrogates import clip_metrics, clipped_surrogate, standardise_tokens
+from astarpo.algorithms.surrogates import NEARBY, clip_metrics, clipped_surrogate, standardise_tokens
 from astarpo.batch import Batch, Scored
 from astarpo.numerics import Aggregation, aggregate, masked, masked_mean, masked_sum, spread_turns
 from astarpo.settings import When, chosen
@@ -100,6 +100,11 @@ class PPO(Algorithm[PPOSettings]):
         values = self.values(batch).detach()
         found = gae(turn_ends(batch), values, batch.acted, gamma=own.gamma, lam=own.lam)
         return standardise_tokens(found, batch.acted, own.normalise_eps) if own.normalise else found, {}
+
+    @property
+    def misled(self) -> str | None:
+        """By samples of far policies, whose ratio is clipped."""
+        return NEARBY
 
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Clipped surrogate, the critic's error, KL and entropy terms. See `Algorithm.loss`."""

@@ -112,6 +112,11 @@ class RAFT(Algorithm[RAFTSettings]):
         rejected = {"none": wrong & right, "all_wrong": wrong, "all_right": right, "both": alike}[own.reject]
         return torch.where(rejected, 0.0, coefficient)
 
+    @property
+    def misled(self) -> str | None:
+        """Not where successes alone are imitated: that is supervised learning, whoever played."""
+        return self.settings.misled if self.settings.negative else None
+
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Signed cross-entropy, KL and entropy terms. See `Algorithm.loss`."""
         own, coefficient = self.settings, self.coefficients(batch)

@@ -87,6 +87,13 @@ class ImportanceSettings(AlgorithmSettings):
 
     effects: ClassVar[Mapping[str, When]] = {"importance_cap": chosen("importance", "token", "sequence")}
 
+    @property
+    def misled(self) -> str | None:
+        """See `Algorithm.misled`."""
+        if self.importance != "none":
+            return None
+        return "takes every sample for one of its own: set algorithm.importance to token or sequence"
+
     def corrected(self, scored: Scored, batch: Batch) -> tuple[Scored, dict[str, float]]:
         """`scored` with truncated importance weights on the gradient of its log-probs, and what to log of them.
 

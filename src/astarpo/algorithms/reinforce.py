@@ -104,6 +104,11 @@ class Reinforce(Algorithm[ReinforceSettings]):
         baseline = self.settings.baseline
         return needs(self.settings, values=baseline == "v_star", group_size=2 if baseline == "group_mean" else 1)
 
+    @property
+    def misled(self) -> str | None:
+        """By samples of another policy, unless they are weighed by `importance`."""
+        return self.settings.misled
+
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Score-function loss, KL and entropy terms. See `Algorithm.loss`."""
         own = self.settings

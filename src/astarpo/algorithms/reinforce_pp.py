@@ -41,6 +41,7 @@ from astarpo.algorithms.regularisers import (
     without_gradient,
 )
 from astarpo.algorithms.surrogates import (
+    NEARBY,
     at_the_end,
     clip_metrics,
     clipped_surrogate,
@@ -109,6 +110,11 @@ class ReinforcePP(Algorithm[ReinforcePPSettings]):
     def needs(self) -> Needs:
         """Two attempts at each task where they are compared; the reference when the KL is on."""
         return needs(self.settings, group_size=2 if self.settings.baseline == "group_mean" else 1)
+
+    @property
+    def misled(self) -> str | None:
+        """By samples of far policies, whose ratio is clipped."""
+        return NEARBY
 
     def advantages(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Normalised returns-to-go of the tokens, [B, T]."""

@@ -32,7 +32,7 @@ from astarpo.algorithms.regularisers import (
     summary,
     without_gradient,
 )
-from astarpo.algorithms.surrogates import clip_metrics, clipped_surrogate
+from astarpo.algorithms.surrogates import NEARBY, clip_metrics, clipped_surrogate
 from astarpo.batch import Batch, Scored
 from astarpo.numerics import group_centred, group_sizes, masked_sum
 from astarpo.settings import When, chosen
@@ -71,6 +71,11 @@ class RLOO(Algorithm[RLOOSettings]):
     def needs(self) -> Needs:
         """Two attempts at each task; the reference when the KL is on."""
         return Needs(reference=self.settings.kl_coef > 0, group_size=2)
+
+    @property
+    def misled(self) -> str | None:
+        """By samples of another policy, unless they are weighed by `importance`; by far ones where it clips."""
+        return NEARBY if self.settings.surrogate == "clip" else self.settings.misled
 
     def idle(self, batch: Batch) -> Tensor:
         """Episodes of groups that all earned the same, unless KL or entropy tell them apart. See the base class."""

@@ -12,6 +12,12 @@ from astarpo.numerics import masked, require_same_shape, standardise
 RatioLevel = Literal["token", "sequence"]
 
 
+NEARBY = (
+    "corrects by a clipped ratio, which reaches nearby policies only: what is said far more or less often moves nothing"
+)
+"""See `Algorithm.misled`."""
+
+
 def importance_ratio(logp: Tensor, old_logp: Tensor, acted: Tensor, *, level: RatioLevel = "token") -> Tensor:
     """How much likelier the policy makes what was sampled than the policy that sampled it.
 

@@ -129,6 +129,11 @@ class WeightedSFT(Algorithm[WeightedSFTSettings]):
         baseline = self.settings.baseline
         return needs(self.settings, values=baseline == "v_star", group_size=2 if baseline == "group_mean" else 1)
 
+    @property
+    def misled(self) -> str | None:
+        """No: positive weights imitate, whoever played."""
+        return None
+
     def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Weighted cross-entropy, KL and entropy terms. See `Algorithm.loss`."""
         own = self.settings

@@ -169,8 +169,14 @@ def split_overrides(
     return kept, overrides
 
 
-def layers(environment: str, preset: str, files: Sequence[Path], overrides: Overrides) -> dict[str, Any]:
+def layers(
+    environment: str, preset: str, files: Sequence[Path], overrides: Overrides, *, playing: bool = True
+) -> dict[str, Any]:
     """Preset, then files, then overrides, merged but not yet validated.
+
+    Args:
+        environment, preset, files, overrides: as given.
+        playing: False leaves out what the preset says of choosing and playing tasks.
 
     Raises:
         SettingsError: there is no such environment, preset or file, or the layers name another environment.
@@ -180,12 +186,13 @@ def layers(environment: str, preset: str, files: Sequence[Path], overrides: Over
 
     plugins.find("astarpo.environments", environment, Environment)
 
-    from astarpo.run import PARTS, load_file, load_preset, merge, override, preset_names
+    from astarpo.run import PARTS, load_file, load_preset, merge, override, preset_names, without_playing
 
     shelf = environment if preset_names(environment) else "any"
     if preset not in preset_names(shelf):
         raise SettingsError(f"{environment} has no preset {preset!r}: known: {', '.join(preset_names(shelf))}.")
-    given = merge({"environment": {"name": environment}}, load_preset(shelf, preset))
+    shipped = load_preset(shelf, preset)
+    given = merge({"environment": {"name": environment}}, shipped if playing else without_playing(shipped))
     given["preset"] = preset
     for file in files:
         given = merge(given, load_file(file))
@@ -210,7 +217,7 @@ def resolve(
     Raises:
         SettingsError: one sentence per problem.
     """
-    given = layers(environment, preset, files, overrides)
+    given = layers(environment, preset, files, overrides, playing=named.get("episodes") is None)
     from astarpo.run import Run
 
     return Run.build(given | {name: value for name, value in named.items() if value is not None})

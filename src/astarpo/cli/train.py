@@ -41,6 +41,13 @@ def train(
     ] = None,
     updates: Annotated[int | None, typer.Option(metavar="N", help="Optimiser updates.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seeds task choice and sampling.")] = None,
+    episodes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Learn from the saved episodes of this run, or of a folder of such files, instead of playing.",
+        ),
+    ] = None,
     control: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="shuffled_rewards or constant_reward: what is learned without any signal?"),
@@ -75,6 +82,7 @@ def train(
             "--settings": settings or None,
             "--out": out,
             "--seed": seed,
+            "--episodes": episodes,
             "--control": control,
             "--checkpoint-every": checkpoint_every,
             "--keep-checkpoints": keep_checkpoints,
@@ -96,12 +104,14 @@ def train(
         [*overrides, *([("sinks", str(log_to))] if log_to else [])],
         updates=updates,
         seed=seed,
+        # Whole, so that the run can be resumed from another folder.
+        episodes=None if episodes is None else str(episodes.absolute()),
         control=control,
         checkpoint_every=checkpoint_every,
         keep_checkpoints=keep_checkpoints,
     )
     if dry_run:
-        _show_plan(run, json)
+        _show_plan(run, json) if run.episodes is None else _show_saved(run, json)
         return
     _finish(out or new_folder(run), run, None, json, stop_on)
 
@@ -180,6 +190,24 @@ def show(result: Result, picture: Path, console: Console) -> None:
     console.print(f"run    {result.folder}", highlight=False, soft_wrap=True)
     console.print(f"curve  {picture}", highlight=False, soft_wrap=True)
     console.print(f"report {picture.with_name('report.html')}", highlight=False, soft_wrap=True)
+
+
+def _show_saved(run: Run, json: bool) -> None:
+    """What would be learned from, where episodes are saved ones."""
+    import yaml
+
+    from astarpo.policy.load import load_policy
+    from astarpo.run import environment
+    from astarpo.saved import Saved
+
+    world = environment(run)
+    policy = load_policy(run.policy, run.environment.name)
+    saved = Saved(run, environment=world, policy=policy, reward=world.reward_mode(run.environment.reward))
+    if json:
+        emit({"settings": run.dump(), "plan": {"lines": [saved.report()]}})
+        return
+    typer.echo(yaml.safe_dump(run.dump(), sort_keys=False, allow_unicode=True))
+    typer.echo(saved.report())
 
 
 def _show_plan(run: Run, json: bool) -> None:
