@@ -139,6 +139,7 @@ def test_another_shape_is_run_by_transformers_and_the_policy_says_why(
     own = model(kind, **given)
     policy = HuggingFacePolicy(own, small_tokenizer(), rules=False)
     assert (policy.forward.name, policy.unfused) == ("transformers", why)
+    assert f"transformers' own forward pass plays, which is slower than the fused one: {why}." in policy.remarks()
     with pytest.raises(SettingsError, match=f"policy.forward is fused and odd cannot be run so: {why}; leave it at"):
         HuggingFacePolicy(own, small_tokenizer(), rules=False, name="odd", forward="fused")
 
@@ -161,5 +162,5 @@ def test_projections_that_are_more_than_a_matrix_are_left_to_transformers() -> N
     layer = own.model.layers[0].self_attn
     layer.q_proj = Adapted(24, 32, bias=False)
     assert HuggingFacePolicy(own, small_tokenizer(), rules=False).unfused == (
-        "its projections are Adapted, not plain linear layers"
+        f"its projections are {__name__}.Adapted, not plain linear layers"
     )

@@ -298,9 +298,9 @@ def _check(model: Any, config: Any) -> None:
     attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
     parts = [getattr(layer.self_attn, name) for layer in decoder.layers for name in attention]
     parts += [getattr(layer.mlp, name) for layer in decoder.layers for name in mlp]
-    other = [type(part).__name__ for part in (*parts, model.get_output_embeddings()) if type(part) is not nn.Linear]
+    other = [type(part) for part in (*parts, model.get_output_embeddings()) if type(part) is not nn.Linear]
     if other:
-        raise Unfit(f"its projections are {other[0]}, not plain linear layers")
+        raise Unfit(f"its projections are {other[0].__module__}.{other[0].__name__}, not plain linear layers")
 
 
 def _project(x: Tensor, weights: list[Tensor], biases: list[Tensor | None]) -> Tensor:

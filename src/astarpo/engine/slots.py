@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-FIRST_POSITIONS = 128
+FIRST_POSITIONS = 256
 """Positions that every row has room for at first; growing copies all that is there."""
 
 

@@ -90,6 +90,8 @@ class HuggingFacePolicy:
     def remarks(self) -> list[str]:
         """What must be known of how this model is told and scored, one sentence each."""
         said = []
+        if self.unfused:
+            said.append(f"transformers' own forward pass plays, which is slower than the fused one: {self.unfused}.")
         if self.traits.padded:
             said.append(f"episodes are padded where they are learned from, not laid end to end: {self.traits.padded}.")
         if not getattr(self.tokenizer, "chat_template", None):
