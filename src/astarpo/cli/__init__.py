@@ -10,7 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 from astarpo import __version__
-from astarpo.cli import check, compare, diagnose, evaluate, plan, play, report, train, values, view, warm_start, webshop
+from astarpo.cli import (
+    check,
+    claims,
+    compare,
+    diagnose,
+    evaluate,
+    export,
+    plan,
+    play,
+    report,
+    train,
+    values,
+    view,
+    warm_start,
+    webshop,
+)
 from astarpo.cli import list as list_
 from astarpo.cli.common import EnvironmentCommand, SettingsCommand
 from astarpo.errors import AstarpoError
@@ -60,7 +75,9 @@ def _root(
 
 app.command("train", cls=SettingsCommand)(train.train)
 app.command("compare", cls=compare.CompareCommand)(compare.compare)
+app.command("claims")(claims.claims)
 app.command("evaluate", cls=evaluate.EvaluateCommand)(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("values", cls=values.ValuesCommand)(values.values)
 app.command("plan", cls=plan.PlanCommand)(plan.plan)
 app.command("report")(report.report)

@@ -47,7 +47,7 @@ def cores() -> list[int]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Holds `folder` against a second comparison. Raises RunError where there is one."""
-    handle = _lock(folder / ".lock")
+    handle = lock(folder / ".lock")
     if handle is None:
         raise RunError(f"another comparison is at work in {folder}: wait for it, or choose another --out.")
     with handle:
@@ -133,7 +133,7 @@ def _begin(todo: _Todo, folder: Path, at_once: int, places: Sequence[int], watch
             return
         target = folder / job.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle = _lock(target.with_name(f".{target.name}.lock"))
+        handle = lock(target.with_name(f".{target.name}.lock"))
         if handle is None:
             if job.name not in todo.held:
                 todo.held.add(job.name)
@@ -244,7 +244,7 @@ def used_by(folder: Path) -> Mapping[str, float]:
     return {"episodes": used.episodes, "tokens": used.tokens, "seconds": used.seconds}
 
 
-def _lock(path: Path) -> IO[bytes] | None:
+def lock(path: Path) -> IO[bytes] | None:
     """An open file that holds the lock `path`; None where another process holds it."""
     handle = path.open("wb")
     try:

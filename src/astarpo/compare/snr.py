@@ -118,6 +118,7 @@ def measure(
     tasks: int = TASKS,
     attempts: int = ATTEMPTS,
     parts: int = PARTS,
+    draw: int = 0,
     watch: Watch | None = None,
 ) -> Mapping[str, Ratio | None]:
     """The SNR of every arm's gradient on the same episodes, played at temperature 1 by one policy.
@@ -131,6 +132,7 @@ def measure(
         tasks: training tasks, drawn at random.
         attempts: at each.
         parts: K, no more than tasks.
+        draw: which tasks and plays; another number makes an independent measurement.
         watch: told of progress.
 
     Returns:
@@ -143,11 +145,12 @@ def measure(
     if weights is not None:
         acting = load_policy(run.policy.model_copy(update={"model": str(weights)}), run.environment.name)
     ids = world.ids("train")
-    drawn = generator(0, "snr").choice(len(ids), size=min(tasks, len(ids)), replace=False)
+    drawn = generator(draw, "snr").choice(len(ids), size=min(tasks, len(ids)), replace=False)
+    seeds = (draw,) if draw else ()
     watch.stage("gradient signal-to-noise", 2 + len(arms))
 
     def played(policy: HuggingFacePolicy, again: int) -> list[Episode]:
-        plays = [Play(ids[int(i)], attempt, (KEY, again)) for i in drawn for attempt in range(attempts)]
+        plays = [Play(ids[int(i)], attempt, (KEY, again, *seeds)) for i in drawn for attempt in range(attempts)]
         found = collect(policy, world, plays, rollout=run.rollout, temperature=1.0, reward=own_score)
         watch.advance()
         return found
