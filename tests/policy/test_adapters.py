@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from astarpo.errors import DataError, SettingsError
 from astarpo.policy import adapters
@@ -103,6 +104,10 @@ def test_a_saved_adapter_goes_on_learning_over_the_base_that_it_names(small_mode
     again = load(tmp_path)
     assert torch.equal(logits(again), logits(policy))
     assert sum(p.requires_grad for p in again.model.parameters()) == 28
+    again.model.save_pretrained(tmp_path / "again")
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path, tmp_path / "again"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
     with pytest.raises(SettingsError, match=r"is an adapter already and policy\.lora\.rank asks for another"):
         load(tmp_path, lora=LORA)
 

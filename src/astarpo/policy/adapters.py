@@ -73,6 +73,7 @@ def read(folder: Path, model: Any) -> None:
         DataError: it was trained on another model, or its files cannot be read.
     """
     require_peft()
+    renaming = getattr(model, "_weight_conversions", None)
     try:
         if not fits(folder, model):
             raise DataError(
@@ -86,6 +87,10 @@ def read(folder: Path, model: Any) -> None:
             f"the adapter {folder} does not fit the model {model.name_or_path}: {first}; it was trained on another "
             "base, or its files are damaged."
         ) from error
+    # transformers notes how it renamed the adapter's tensors, and would so rename the base's too when they are saved.
+    vars(model).pop("_weight_conversions", None)
+    if renaming is not None:
+        model._weight_conversions = renaming
     lost = sorted({*found.missing_keys, *found.unexpected_keys})
     if lost:
         raise DataError(
