@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from astarpo import __version__
 from astarpo.cli import (
     check,
+    claims,
     compare,
     diagnose,
     evaluate,
@@ -74,6 +75,7 @@ def _root(
 
 app.command("train", cls=SettingsCommand)(train.train)
 app.command("compare", cls=compare.CompareCommand)(compare.compare)
+app.command("claims")(claims.claims)
 app.command("evaluate", cls=evaluate.EvaluateCommand)(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("values", cls=values.ValuesCommand)(values.values)
