@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
+import re
+import weakref
+from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from astarpo import footprint as subject
 from astarpo.batch import Batch
+from astarpo.engine.conversations import READ_TOKENS
 from astarpo.errors import DataError
 from astarpo.footprint import GPUS, Footprint, changed, footprint, shape_of, shape_of_policy, to_fit
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
-from astarpo.rollout import collect
-from astarpo.run import Run, algorithm, merge
+from astarpo.policy import adapters, scoring
+from astarpo.policy.head import CHUNK
+from astarpo.run import Run, algorithm, load_preset, merge, preset_names
 from astarpo.update import learn, new_optimizer
 from small import small_policy
 from test_memory import WIDTHS, learner, shape
@@ -39,22 +45,30 @@ def term(found: Footprint, name: str) -> int:
     return sum(term.bytes for term in found.terms if term.name == name)
 
 
-def test_episodes_in_flight_are_those_of_the_rollout() -> None:
-    assert inspect.signature(collect).parameters["width"].default == subject.IN_FLIGHT
+def test_what_is_assumed_of_the_engine_and_the_head_is_what_they_do() -> None:
+    assert READ_TOKENS == subject.READ_TOKENS
+    assert CHUNK == subject.CHUNK
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "muon"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_optimiser_keeps_the_bytes_that_are_said(name: str, width: int) -> None:
-    of = shape()
+    # Eight bits pay from 4,096 numbers on, so that nearly all of these have them.
+    of = shape(hidden=64, feed_forward=256, head_width=32)
     given = run(policy={"dtype": "float32" if width == FLOAT else "bfloat16"}, optimizer={"name": name})
     policy = learner(of, width)
     optimizer = new_optimizer(policy, given.optimizer)
     learn(policy, episodes(of), algorithm(given), optimizer, given.optimizer, **ONCE)
-    states = [t for state in optimizer.state_dict()["state"].values() for t in state.values() if torch.is_tensor(t)]
-    assert sum(t.numel() * t.element_size() for t in states if t.dim()) == pytest.approx(
-        term(footprint(given, of), "optimiser"), rel=0.01
+    states = [state for part in optimizer.parts for state in part.state.values()]
+    held = sum(
+        t.untyped_storage().nbytes() for state in states for t in state.values() if torch.is_tensor(t) and t.dim()
     )
+    found = footprint(given, of)
+    assert held == pytest.approx(term(found, "optimiser"), rel=0.02)
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    assert sum(t.numel() * t.element_size() for t in gradients) == term(found, "gradients")
+    copies = [master for _, master in optimizer.masters]
+    assert sum(t.numel() * t.element_size() for t in copies) == term(found, "float32 copies")
 
 
 ONCE: dict[str, Any] = {"reference": None, "update": 0, "updates": 1, "seed": 0}
@@ -77,39 +91,88 @@ def episodes(of: Shape, rows: int = 8, tokens: int = 192, acted: int = 64) -> Ba
     )
 
 
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all tensors that are alive, every operation's results as they come and until they go.
+
+    Args:
+        there: tensors that are there before it begins.
+
+    Attributes:
+        peak: the most there were.
+    """
+
+    def __init__(self, there: Iterable[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = 0
+        self._known: set[int] = set()
+        for tensor in there:
+            self._see(tensor)
+
+    def _see(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        where, size = storage._cdata, storage.nbytes()
+        if where in self._known:
+            return
+        self._known.add(where)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+
+        def gone() -> None:
+            self._known.discard(where)
+            self._now -= size
+
+        weakref.finalize(storage, gone)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func` and see what came of it."""
+        out = func(*args, **(kwargs or {}))
+        for one in tree_leaves(out):
+            if isinstance(one, torch.Tensor):
+                self._see(one)
+        return out
+
+
 MEASURED: dict[str, dict[str, Any]] = {
     "activations": {"of": shape(layers=6), "width": FLOAT},
     "activations in half precision": {"of": shape(layers=6), "width": HALF},
+    "activations of one block at a time": {"of": shape(layers=12), "width": HALF, "checkpointing": True},
+    "an adapter": {"of": shape(layers=6), "width": HALF, "rank": 4},
     "logits": {"of": shape(vocabulary=5000), "width": FLOAT, "acted": 150},
     "logits in half precision": {"of": shape(vocabulary=5000), "width": HALF, "acted": 150},
 }
 
 
 @pytest.mark.parametrize("case", MEASURED)
-def test_one_update_peaks_where_it_is_said_to_within_a_quarter(case: str) -> None:
+def test_one_update_peaks_where_it_is_said_to_within_three_tenths(case: str) -> None:
     of, width = MEASURED[case]["of"], MEASURED[case]["width"]
     tokens, acted, rows = 192, MEASURED[case].get("acted", 48), 8
     given = run(
         environment={"max_turns": 3},
-        policy={"dtype": "float32" if width == FLOAT else "bfloat16"},
+        policy={
+            "dtype": "float32" if width == FLOAT else "bfloat16",
+            "gradient_checkpointing": MEASURED[case].get("checkpointing", False),
+            "lora": {"rank": MEASURED[case].get("rank", 0)},
+        },
         rollout={"tasks_per_update": 1, "reply_tokens": acted // 3, "episode_tokens": tokens - acted // 3 + 1},
         optimizer={"microbatch_tokens": rows * tokens},
     )
     policy = learner(of, width)
+    if given.policy.lora.rank:
+        adapters.attach(policy.model, rank=given.policy.lora.rank, alpha=8.0, target_modules=["all-linear"])
+    if given.policy.gradient_checkpointing:
+        scoring.forget_activations(policy.model)
     optimizer = new_optimizer(policy, given.optimizer)
     played = episodes(of, rows, tokens, acted)
     # The optimiser makes its state in the first step.
     learn(policy, played, algorithm(given), optimizer, given.optimizer, **ONCE)
-    tracker = MemTracker()
-    tracker.track_external(policy.model, *optimizer.parts)
-    with tracker:
+    there = [*policy.model.parameters(), *(p for group in optimizer.param_groups for p in group["params"])]
+    states = [t for part in optimizer.parts for state in part.state.values() for t in state.values()]
+    with Live([*there, *(p.grad for p in there if p.grad is not None), *states]) as live:
         learn(policy, played, algorithm(given), optimizer, given.optimizer, **ONCE)
-    (measured,) = [
-        n for kind, n in tracker.get_tracker_snapshot("peak")[torch.device("cpu")].items() if str(kind) == "Total"
-    ]
+    measured = live.peak
     found = footprint(given, of)
     said = found.sum("always") + found.sum("learning")
-    assert 0.99 * measured < said < 1.25 * measured
+    assert 0.99 * measured < said < 1.3 * measured
 
 
 def test_a_reference_is_counted_where_one_is_kept() -> None:
@@ -128,17 +191,50 @@ def test_the_peak_is_what_stays_and_the_larger_of_what_comes_and_goes() -> None:
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_what_is_said_to_fit_fits_and_no_change_is_idle(gpu: int) -> None:
-    given, of = run(rollout={"episode_tokens": 1000}), KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]
+    given, of = run(), KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]
     made = to_fit(given, of, gpu)
     assert made is not None
-    smaller = given
-    for change in made:
-        before = footprint(smaller, of)
-        assert not before.fits(gpu)
-        smaller = changed(smaller, change.setting, change.value)
-        assert footprint(smaller, of).needs() == pytest.approx(change.needs)
-        assert footprint(smaller, of).peak < before.peak
-    assert footprint(smaller, of).fits(gpu)
+    assert bool(made) == (not footprint(given, of).fits(gpu))
+    for left_out in (None, *made):
+        smaller = given
+        for change in made:
+            if change is not left_out:
+                smaller = changed(smaller, change.setting, change.value)
+        assert footprint(smaller, of).fits(gpu) == (left_out is None)
+
+
+QWEN = [(home, name) for home in ("webshop", "arithmetic") for name in preset_names(home) if name.startswith("qwen")]
+
+
+@pytest.mark.parametrize(("home", "name"), QWEN)
+def test_a_preset_fits_the_gpu_that_its_first_line_names(home: str, name: str) -> None:
+    first = (files("astarpo") / "presets" / home / f"{name}.yaml").read_text("utf-8").splitlines()[0]
+    told = re.search(r"one GPU of (\d+) GB or more", first)
+    assert told is not None
+    preset = Run.build(load_preset(home, name))
+    of = shape_of_policy(preset)
+    assert preset.policy.model in KNOWN
+    assert footprint(preset, of).fits(int(told[1]))
+    assert preset.rollout.longest <= of.context
+    assert 64 <= preset.rollout.tasks_per_update * preset.algorithm.group_size <= 128
+
+
+def test_every_size_of_gpu_has_a_preset_of_every_model() -> None:
+    for home in ("webshop", "arithmetic"):
+        fitting = {
+            (gpu, run.policy.model)
+            for run in (Run.build(load_preset(home, name)) for at, name in QWEN if at == home)
+            for gpu in GPUS
+            if footprint(run, shape_of_policy(run)).fits(gpu)
+        }
+        assert fitting == {(gpu, model) for gpu in GPUS for model in KNOWN if "7B" not in model}
+
+
+def test_four_bits_are_proposed_with_the_adapter_that_they_need() -> None:
+    made = to_fit(run(policy={"dtype": "float32"}), KNOWN["Qwen/Qwen2.5-7B-Instruct"], 20)
+    assert made is not None
+    assert {change.setting for change in made} >= {"policy.lora.rank", "policy.quantize"}
+    assert any(change.learns_otherwise for change in made)
 
 
 def test_where_nothing_helps_that_is_said() -> None:

@@ -5,7 +5,7 @@ Training and playing take turns on one GPU, so the peak is what always stays plu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,21 +24,26 @@ CONTEXT_BYTES, SPARE = 1.0e9, 0.08
 """Held back on a GPU: for CUDA itself and the kernels it loads, and the share that an allocator loses to pieces that
 fit nothing. Set by judgement until peaks are measured."""
 
-IN_FLIGHT = 256
-"""Episodes in flight at most, as rollout.py has it; a test compares."""
-
-READ_TOKENS = 8192
-"""Padded tokens that the engine reads in one pass, at most."""
+READ_TOKENS = 1024
+"""Padded tokens that the engine reads in one pass; a test compares it to the engine's."""
 
 DRAW_BYTES = 28
 """For each entry of a row's logits while its next token is drawn: three float32 and two float64 columns."""
 
 CHUNK, HEAD_BYTES = 2**23, 16
-"""Logits of acted tokens that exist at a time, and bytes of each until its gradient is there: four float32 columns."""
+"""Logits of acted tokens that exist at a time, which a test compares to the head's, and bytes of each until its
+gradient is there: four float32 columns."""
 
-When = Literal["always", "playing", "learning", "stepping"]
-TIMES: tuple[When, ...] = ("playing", "learning", "stepping")
-"""What a run does by turns: generate episodes, compute the gradient, move the weights."""
+FOUR_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight under NF4: four bits, and a byte for each 64 with a float32 for each 256 of those. Source: QLoRA,
+arXiv:2305.14314, section 3."""
+
+EIGHT_BITS = 2 * (1 + FLOAT / 256)
+"""Bytes of AdamW's two running means of one weight in eight bits: a byte each and a float32 for each 256."""
+
+When = Literal["always", "playing", "learning"]
+TIMES: tuple[When, ...] = ("playing", "learning")
+"""What a run does by turns: generate episodes, learn from them."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +196,10 @@ def _shape(config: Any, counted: int) -> Shape:
 
 def footprint(run: Run, shape: Shape) -> Footprint:
     """The memory of `run` with a model of `shape`."""
-    learning = shape.parameters
+    rank = run.policy.lora.rank
+    learning = shape.adapter(rank) if rank else shape.parameters
     episodes = run.rollout.tasks_per_update * run.algorithm.group_size
-    terms = (*_kept(run, shape, learning), *_playing(run, shape, episodes), *_learning(run, shape, learning))
+    terms = (*_kept(run, shape, learning), *_playing(run, shape, episodes), *_learning(run, shape))
     return Footprint(run.policy.model, shape.parameters, learning, terms, episodes, episodes * run.rollout.longest)
 
 
@@ -203,69 +209,90 @@ def _width(run: Run) -> int:
 
 def _kept(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
     """What stays in memory all the time."""
-    width, needs = _width(run), algorithm(run).needs
-    weights = shape.parameters * width
-    yield Term("weights", weights, "always", f"{shape.parameters:,} parameters × {width} bytes", "policy.model")
-    yield Term(
-        "gradients", learning * width, "always", f"{learning:,} learning parameters × {width} bytes", "policy.model"
-    )
-    states, words = learning * 2, "two"
-    if run.optimizer.name == "muon":
+    width, needs, rank = _width(run), algorithm(run).needs, run.policy.lora.rank
+    weights, how = shape.parameters * width, f"{shape.parameters:,} parameters × {width} bytes"
+    if run.policy.quantize != "none":
         inside = shape.layers * shape.block_matrices
-        states, words = inside + 2 * (learning - inside), "one (inside the blocks) or two"
-    yield Term(
-        "optimiser", states * width, "always", f"{words} running means of {width} bytes a parameter", "policy.model"
-    )
+        weights = round(inside * FOUR_BITS) + (shape.parameters - inside) * width
+        how = f"{inside:,} parameters × {FOUR_BITS:.3f} bytes, the others × {width}"
+    yield Term("weights", weights, "always", how, "policy.quantize" if rank else "policy.model")
+    if rank:
+        yield Term("adapter", learning * FLOAT, "always", f"rank {rank}: {learning:,} × 4 bytes", "policy.lora.rank")
+    elif width != FLOAT:
+        yield Term("float32 copies", learning * FLOAT, "always", f"{learning:,} weights × 4 bytes", "policy.lora.rank")
+    yield Term("gradients", learning * FLOAT, "always", f"{learning:,} that learn × 4 bytes", "policy.lora.rank")
+    states, words = learning * 2.0 * FLOAT, "two running means of 4 bytes"
+    if run.optimizer.name == "adamw_8bit":
+        states, words = learning * EIGHT_BITS, f"two running means of {EIGHT_BITS / 2:.3f} bytes"
+    elif run.optimizer.name == "muon":
+        inside = learning if rank else shape.layers * shape.block_matrices
+        states, words = (
+            FLOAT * (inside + 2.0 * (learning - inside)),
+            "one running mean of 4 bytes, outside the blocks two",
+        )
+    yield Term("optimiser", round(states), "always", words, "optimizer.name")
+    # What does not learn is shared with a copy that never does.
+    copied = learning * FLOAT if rank else weights
     if needs.reference or needs.exact_kl or plays_reference(run):
-        yield Term("reference", weights, "always", "a frozen copy of the weights", "policy.reference")
+        yield Term("reference", copied, "always", "a frozen copy of what learns", "policy.lora.rank")
     if run.rollout.sync_every > 1:
-        yield Term("sampler", weights, "always", "a copy of the weights that lags behind", "rollout.sync_every")
+        yield Term("sampler", copied, "always", "a copy of what learns, which lags behind", "rollout.sync_every")
+    if run.rollout.backend == "vllm" and not run.rollout.vllm.url:
+        held = round(run.rollout.vllm.kv_cache_gib * 2**30)
+        yield Term("vLLM", weights + held, "always", "its own weights, and its KV cache", "rollout.vllm.kv_cache_gib")
 
 
 def _playing(run: Run, shape: Shape, episodes: int) -> Iterator[Term]:
     """What episodes under way take."""
-    width, rows = _width(run), min(episodes, IN_FLIGHT)
-    positions = memory.room(run.rollout.longest)
+    if run.rollout.backend == "vllm":
+        return
+    width, rows, longest = _width(run), min(episodes, run.rollout.slots), run.rollout.longest
+    positions = memory.room(longest)
     yield Term(
         "KV cache",
         memory.kv_bytes(shape, rows, positions, width),
         "playing",
-        f"{rows} episodes × {positions:,} positions × {memory.kv_bytes(shape, 1, 1, width):,} bytes",
-        "rollout.episode_tokens",
+        f"{rows} slots × {positions:,} positions × {memory.kv_bytes(shape, 1, 1, width):,} bytes",
+        "rollout.slots",
     )
     yield Term(
-        "KV cache, growing",
-        memory.kv_bytes(replace(shape, layers=1), rows, run.rollout.longest, width),
+        "KV cache in motion",
+        memory.kv_bytes(replace(shape, layers=1), rows, longest, width),
         "playing",
-        "the keys and values of one layer while they move to where there is more room",
-        "rollout.episode_tokens",
+        "the keys and values of one layer, while they move to more room or are read by some rows alone",
+        "rollout.slots",
     )
     yield Term(
         "drawing tokens",
         rows * shape.vocabulary * DRAW_BYTES,
         "playing",
         f"{rows} rows × {shape.vocabulary:,} logits × {DRAW_BYTES} bytes",
-        "rollout.tasks_per_update",
+        "rollout.slots",
     )
-    # Inference keeps nothing for later: the widest moment of a block is its feed-forward layer.
-    inner = READ_TOKENS * (3 * shape.feed_forward + 3 * shape.hidden) * width
-    yield Term("reading pages", inner, "playing", f"one block over {READ_TOKENS:,} padded tokens")
+    # Inference keeps nothing for later: the widest moment of a block is its feed-forward layer. A page is read whole.
+    read = max(READ_TOKENS, longest)
+    inner = read * (3 * shape.feed_forward + 3 * shape.hidden) * width + read * longest * width
+    yield Term("reading pages", inner, "playing", f"one block and its mask over {read:,} tokens")
 
 
-def _learning(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
-    """What one forward and backward pass takes, and what one step of the optimiser takes beside its state."""
+def _learning(run: Run, shape: Shape) -> Iterator[Term]:
+    """What one forward and backward pass takes."""
     width, tokens = _width(run), max(run.optimizer.microbatch_tokens, run.rollout.longest)
-    held = memory.activations(shape, tokens, width, checkpointing=False)
-    yield Term("activations", held, "learning", f"{tokens:,} tokens × {held // tokens:,} bytes", _MICROBATCH)
+    checkpointing, adapters = run.policy.gradient_checkpointing, run.policy.lora.rank > 0
+    held = memory.activations(shape, tokens, width, checkpointing=checkpointing, adapters=adapters)
+    kept = "the inputs of all blocks and one block" if checkpointing else "all blocks"
+    yield Term("activations", held, "learning", f"{tokens:,} tokens × {held // tokens:,} bytes, {kept}", _MICROBATCH)
     acted = acted_at_most(run, tokens)
     logits = min(acted * shape.vocabulary, max(CHUNK, shape.vocabulary))
+    # The head's gradient is summed over chunks in float32, and handed on in the weights' own precision.
+    head = 0 if adapters else shape.vocabulary * shape.hidden * (FLOAT + (width if width != FLOAT else 0))
     yield Term(
         "logits",
-        logits * HEAD_BYTES,
+        logits * HEAD_BYTES + head,
         "learning",
-        f"{logits:,} of {acted:,} acted tokens × {shape.vocabulary:,} at a time × {HEAD_BYTES} bytes",
+        f"{logits // shape.vocabulary:,} of {acted:,} acted tokens at a time × {shape.vocabulary:,} × 16 bytes"
+        + (", and the head's gradient" if head else ""),
     )
-    yield Term("optimiser's step", learning * width, "stepping", "one more number a parameter while they all move")
 
 
 _MICROBATCH = "optimizer.microbatch_tokens"
@@ -284,14 +311,12 @@ class Change:
     Attributes:
         setting: dotted name.
         value: as it would be typed.
-        term: the term that it lowers.
         needs: gigabytes that a GPU must then have, with the changes before it.
         learns_otherwise: whether the run then learns differently, and not only more slowly.
     """
 
     setting: str
     value: str
-    term: str
     needs: float
     learns_otherwise: bool
 
@@ -311,31 +336,68 @@ def to_fit(run: Run, shape: Shape, gpu: float) -> list[Change] | None:
     Returns:
         Empty where it fits as it is; None where no change of those known here is enough.
     """
-    now, made = footprint(run, shape), list[Change]()
-    if now.fits(gpu):
-        return []
-    for setting, value, term, otherwise in _rungs(run):
+    made, smaller = dict[str, _Rung](), run
+    for rung in _rungs(run) if not footprint(run, shape).fits(gpu) else ():
         try:
-            smaller = changed(run, setting, value)
+            after = changed(smaller, rung.setting, rung.value)
         except SettingsError:
             # Not every setting goes with every algorithm or model.
             continue
-        after = footprint(smaller, shape)
-        if after.peak >= now.peak:
+        if footprint(after, shape).peak >= footprint(smaller, shape).peak:
             continue
-        if made and made[-1].setting == setting:
-            made.pop()
-        made.append(Change(setting, value, term, after.needs(), otherwise))
-        run, now = smaller, after
-        if now.fits(gpu):
-            return made
-    return None
+        smaller, made[rung.setting] = after, rung
+        if footprint(after, shape).fits(gpu):
+            break
+    if not footprint(smaller, shape).fits(gpu):
+        return None
+    # What came first may not be needed after all; what changes the learning is given up last.
+    for rung in sorted(made.values(), key=lambda rung: not rung.learns_otherwise):
+        try:
+            left = _after(run, shape, [one for one in made.values() if one is not rung])
+        except SettingsError:
+            # Another change needs it.
+            continue
+        if left and left[-1].needs <= gpu:
+            del made[rung.setting]
+    return _after(run, shape, made.values())
 
 
-def _rungs(run: Run) -> Iterator[tuple[str, str, str, bool]]:
-    """Setting, value, the term it lowers, whether it changes what is learned; the cheapest first."""
+def _after(run: Run, shape: Shape, rungs: Iterable[_Rung]) -> list[Change]:
+    """The rungs as changes, one on top of the other."""
+    changes = []
+    for rung in rungs:
+        run = changed(run, rung.setting, rung.value)
+        changes.append(Change(rung.setting, rung.value, footprint(run, shape).needs(), rung.learns_otherwise))
+    return changes
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """A change that may be made: setting, value, and whether it changes what is learned."""
+
+    setting: str
+    value: str
+    learns_otherwise: bool = False
+
+
+def _rungs(run: Run) -> Iterator[_Rung]:
+    """The cheapest first."""
+    yield _Rung("policy.gradient_checkpointing", "true")
     tokens = run.optimizer.microbatch_tokens
     while tokens > run.rollout.longest:
-        tokens //= 2
-        yield _MICROBATCH, str(max(tokens, run.rollout.longest)), "activations", False
-    yield "policy.dtype", "bfloat16", "weights", True
+        tokens = max(tokens // 2, run.rollout.longest)
+        yield _Rung(_MICROBATCH, str(tokens))
+    slots = min(run.rollout.slots, run.rollout.tasks_per_update * run.algorithm.group_size)
+    while slots > FEWEST_SLOTS:
+        slots //= 2
+        yield _Rung("rollout.slots", str(slots))
+    yield _Rung("policy.dtype", "bfloat16", learns_otherwise=True)
+    yield _Rung("optimizer.name", "adamw_8bit", learns_otherwise=True)
+    yield _Rung("policy.lora.rank", "32", learns_otherwise=True)
+    # Float32 copies of all weights may have made it larger; an adapter has none.
+    yield _Rung("policy.dtype", "bfloat16", learns_otherwise=True)
+    yield _Rung("policy.quantize", "nf4", learns_otherwise=True)
+
+
+FEWEST_SLOTS = 8
+"""Fewer episodes in flight would leave a GPU idle."""

@@ -32,8 +32,7 @@ def test_the_table_names_the_term_to_lower_and_how(
 ) -> None:
     said = run_command(["plan", "webshop", *LARGE, "--policy.dtype=bfloat16"], monkeypatch, capsys)
     assert "The largest term that a setting lowers:" in said.out
-    assert "optimizer.microbatch_tokens" in said.out
-    assert "80 GB: fits with --optimizer.microbatch_tokens=" in said.out
+    assert "80 GB: fits with --policy.gradient_checkpointing=true (" in said.out
     small = run_command(["plan", "webshop"], monkeypatch, capsys)
     assert "24 GB: fits\n" in small.out
 
