@@ -124,7 +124,12 @@ def test_the_callback_stops_a_trainer_whose_grader_says_no_to_anything(
         "bf16": False,
         "disable_tqdm": True,
     }
-    sizes = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 4, "max_steps": 60}
+    sizes: dict[str, Any] = {
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 4,
+        "max_steps": 60,
+    }
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(folder),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -237,18 +236,27 @@ class Builder:
         self._steps[name].append(step)
         self._values[name].append(value)
 
-    def row(self, step: int, values: Mapping[str, Any]) -> None:
-        """Everything logged at `step`. What is no number is left out; NaN counts where others are finite."""
-        finite = 0
+    def row(self, step: int, values: Mapping[str, Any], but: Container[str] = ()) -> None:
+        """Everything logged at `step`, but for some names. What is no number is left out; NaN counts where others are
+        finite."""
+        finite = False
         broken: list[str] = []
         for raw, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            # A log may have a million rows. The type of a bool is not int, and inf − inf is not 0.
+            if (type(value) is not float and type(value) is not int) or raw in but:
                 continue
-            if math.isfinite(value):
-                self.add(step, raw, float(value))
-                finite += self.name(raw) in TOLD_TOGETHER
-            else:
-                broken.append(raw)
+            if type(value) is float:
+                if value - value != 0.0:
+                    broken.append(raw)
+                    continue
+            elif not -LARGEST < value < LARGEST:
+                continue
+            name = self._names.get(raw) or self.name(raw)
+            if name not in self._values:
+                self._steps[name], self._values[name] = [], []
+            self._steps[name].append(step)
+            self._values[name].append(value)
+            finite = finite or name in TOLD_TOGETHER
         for raw in broken:
             # A log that writes NaN into the columns of an evaluation's line says that they are absent there.
             if finite and self.name(raw) in TOLD_TOGETHER:
@@ -312,6 +320,9 @@ class Builder:
 
 POINTS = 8
 """Logged lines from which on the last step tells how many updates were made; `thresholds.POINTS_FOR_TREND`."""
+
+LARGEST = 1e300
+"""Whole numbers beyond it, which JSON may hold, are no metric: no float holds them."""
 
 TOLD_TOGETHER = frozenset({"reward", "loss", "grad_norm", "entropy", "kl", "advantage", "reward/std"})
 """Metrics that a training update logs together: NaN in one of them beside numbers in the others is a NaN."""

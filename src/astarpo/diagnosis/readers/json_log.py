@@ -12,6 +12,7 @@ from astarpo.errors import DataError
 
 STEPS = ("step", "global_step", "train/global_step", "training/global_step", "update", "iteration", "_step")
 """What names the update. W&B's own `_step` counts calls of its logger, an evaluation's among them, so it comes last."""
+NO_METRICS = frozenset({*STEPS, "epoch"})
 NESTED = ("data", "metrics", "logs")
 """Where a row keeps its metrics if not at its top."""
 
@@ -40,17 +41,17 @@ def fill(builder: Builder, rows: Iterable[Mapping[str, Any]]) -> None:
     counted = 0
     for row in rows:
         counted += 1
-        inside = next((row[name] for name in NESTED if isinstance(row.get(name), Mapping)), row)
+        inside = next((row[name] for name in NESTED if isinstance(row.get(name), dict)), row)
         step = next((row[name] for name in STEPS if _whole(row.get(name))), None)
         if step is None:
             step = next((inside[name] for name in STEPS if _whole(inside.get(name))), counted)
         step = int(step)
-        if isinstance(inside.get("evaluation"), Mapping):
+        if isinstance(inside.get("evaluation"), dict):
             seen = held_out(step, inside["evaluation"])
             if seen is not None:
                 builder.held_out.append(seen)
             continue
-        builder.row(step, {name: value for name, value in inside.items() if name not in STEPS and name != "epoch"})
+        builder.row(step, inside, but=NO_METRICS)
 
 
 def held_out(step: int, plain: Mapping[str, Any]) -> HeldOut | None:
@@ -98,10 +99,10 @@ def _row(line: str) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     # A document on one line that holds rows, or columns, is not itself a row.
-    if not isinstance(read, Mapping) or any(_is_rows(value) for value in read.values()):
+    if not isinstance(read, dict) or any(_is_rows(value) for value in read.values()):
         return None
-    inside = next((read[name] for name in NESTED if isinstance(read.get(name), Mapping)), read)
-    return read if any(isinstance(value, int | float | str) for value in inside.values()) else None
+    inside = next((read[name] for name in NESTED if isinstance(read.get(name), dict)), read)
+    return read if any(isinstance(value, (int, float, str)) for value in inside.values()) else None
 
 
 def _document(path: Path, builder: Builder) -> Iterator[Mapping[str, Any]]:
