@@ -37,9 +37,10 @@ class Play:
         return (*self.key, int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"), self.attempt)
 
 
-READ_SHARE = 0.25
-"""Share of the slots that must wait for their next words before those are read, unless nobody is speaking: reading is
-cheaper per token when many read at once, speaking when few wait."""
+READ_SHARE = 0.5
+"""Share of the slots that must wait for their next words before those are read, unless nobody is speaking. Reading is
+cheaper per token when many read at once, speaking when few wait; on WebShop 1.0 is 3 % faster and 0.25 is 6 % slower,
+and the more replies differ in length the more 1.0 would wait."""
 
 
 @dataclass
@@ -209,6 +210,8 @@ class _Table:
 
 def check_context(policy: Player, rollout: RolloutSettings) -> None:
     """Refuse episodes that may grow longer than the policy's model can read. Raises SettingsError."""
+    if policy.model is None:
+        return
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and rollout.longest > context:
         raise SettingsError(

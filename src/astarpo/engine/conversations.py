@@ -20,7 +20,7 @@ from astarpo.engine.forward import Forward
 from astarpo.engine.slots import SlotCache
 from astarpo.types import Reply
 
-READ_TOKENS = 1024
+READ_TOKENS = 2048
 """Padded tokens of one reading pass; larger passes fall out of the processor's cache and run slower per token."""
 
 
@@ -193,8 +193,10 @@ class Slots:
 
     def _most_alike(self, beginning: Sequence[int]) -> tuple[int, int]:
         """The slot whose row begins as `beginning` does for longest, and for how many tokens; 0 where too few."""
-        best, longest = -1, 0
+        best, longest, start = -1, 0, list(beginning[:SHARED_TOKENS])
         for slot, row in self._row.items():
+            if self._ids[slot][:SHARED_TOKENS] != start:
+                continue
             # The last token sampled is not in the row.
             there = min(len(self._ids[slot]), int(self._cache.lengths[row]), len(beginning) - 1)
             if there > longest and (length := _common(self._ids[slot], beginning, there)) > longest:

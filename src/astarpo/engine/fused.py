@@ -11,13 +11,14 @@ Which models it may run is tried, not believed: `build` compares its logits with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from astarpo.engine.forward import additive
@@ -38,6 +39,9 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 WHOLE_SHARE = 0.6
 """Share of rows taking part from which a step runs over all of them: that costs less than copying their keys."""
 
+LARGEST_RECTANGLE = 1.25
+"""How much larger than the rows in it a rectangle of attention may be before its rows are told apart."""
+
 
 @dataclass
 class _Layer:
@@ -55,6 +59,27 @@ class _Layer:
     down_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
+
+
+@dataclass
+class _Group:
+    """Rows whose attention is computed in one rectangle.
+
+    Attributes:
+        rows: [n] of the cache.
+        fill: [n, longest] tokens of the pass, each row's last one repeated.
+        tokens: [m] tokens of the pass that belong to these rows.
+        padded: [m] where they stand in the rectangle laid end to end.
+        seen: positions that it spans.
+        mask: [n, 1, longest, seen]; None where the rows were empty: then they only see themselves.
+    """
+
+    rows: Tensor
+    fill: Tensor
+    tokens: Tensor
+    padded: Tensor
+    seen: int
+    mask: Tensor | None
 
 
 class FusedForward:
@@ -96,57 +121,65 @@ class FusedForward:
         device = cache.device
         counts, at = np.array([len(row) for row in ids]), np.asarray(rows)
         past = cache.lengths[at]
-        longest = int(counts.max())
-        seen = int((past + counts).max())
-        cache.reserve(seen)
+        cache.reserve(int((past + counts).max()))
         flat = torch.tensor([token for row in ids for token in row], device=device)
         sequence = np.repeat(np.arange(len(counts)), counts)
         starts = np.concatenate(([0], counts.cumsum()[:-1]))
         within = np.arange(len(sequence)) - starts[sequence]
-        place = torch.from_numpy(np.stack((at[sequence], past[sequence] + within, sequence * longest + within)))
-        row, position, padded_place = place.to(device)
-        # Padding repeats a token of its own row: whatever it attends to, its result is dropped.
-        fill = torch.from_numpy(starts[:, None] + np.minimum(np.arange(longest), counts[:, None] - 1)).to(device)
-        even = bool((counts == longest).all())
-        fresh = not past.any()
-        active = torch.from_numpy(at).to(device)
-        mask = None
-        if not fresh:
-            reach = torch.arange(seen, device=device)
-            mask = additive((reach <= position[fill][:, :, None])[:, None], self._embed.dtype)
+        row, position = torch.from_numpy(np.stack((at[sequence], past[sequence] + within))).to(device)
+        groups = [self._group(part, at, past, counts, starts, device) for part in alike(past + counts, counts)]
 
         def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             layer = cache.slot_layers[number]
             layer.keys[row, :, position], layer.values[row, :, position] = k, v
-            if even:
-                q = q.view(len(counts), longest, *q.shape[1:])
-            else:
-                q = q[fill]
-            if fresh:
-                keys, values = (
-                    (k.view(len(counts), longest, *k.shape[1:]), v.view(len(counts), longest, *v.shape[1:]))
-                    if even
-                    else (k[fill], v[fill])
+            said = q.new_empty((len(flat), self._heads * self._width))
+            for group in groups:
+                # [n, heads, longest, head_dim]; padding repeats a row's last token, and its result is dropped.
+                asked = q[group.fill].transpose(1, 2)
+                if group.mask is None:
+                    keys, values = k[group.fill].transpose(1, 2), v[group.fill].transpose(1, 2)
+                else:
+                    keys, values = layer.keys[group.rows, :, : group.seen], layer.values[group.rows, :, : group.seen]
+                found = F.scaled_dot_product_attention(
+                    asked,
+                    keys,
+                    values,
+                    attn_mask=group.mask,
+                    is_causal=group.mask is None,
+                    scale=self._scale,
+                    enable_gqa=self._heads != self._groups,
                 )
-                keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-            else:
-                keys, values = layer.keys[active, :, :seen], layer.values[active, :, :seen]
-            said = F.scaled_dot_product_attention(
-                q.transpose(1, 2),
-                keys,
-                values,
-                attn_mask=mask,
-                is_causal=fresh,
-                scale=self._scale,
-                enable_gqa=self._heads != self._groups,
-            ).transpose(1, 2)
-            said = said.reshape(len(counts) * longest, -1)
-            return said if even else said[padded_place]
+                said[group.tokens] = found.transpose(1, 2).reshape(-1, said.shape[1])[group.padded]
+            return said
 
         last = torch.from_numpy(starts + counts - 1).to(device)
         logits = self._run(cache, flat, position, last, attend)
         cache.lengths[at] += counts
         return logits
+
+    def _group(
+        self,
+        part: NDArray[np.int64],
+        at: NDArray[np.int64],
+        past: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        device: torch.device,
+    ) -> _Group:
+        """Indices for the attention of rows `part` of a pass; see `read`."""
+        n, longest, seen = counts[part], int(counts[part].max()), int((past + counts)[part].max())
+        each = np.arange(longest)
+        real = each < n[:, None]
+        fill = starts[part][:, None] + np.minimum(each, n[:, None] - 1)
+        mask = None
+        if past[part].any():
+            reach = past[part][:, None] + np.minimum(each, n[:, None] - 1)
+            allowed = torch.from_numpy(np.arange(seen) <= reach[:, :, None]).to(device)
+            mask = additive(allowed[:, None], self._embed.dtype)
+        index = [
+            torch.from_numpy(found).to(device) for found in (at[part], fill, fill[real], real.ravel().nonzero()[0])
+        ]
+        return _Group(index[0], index[1], index[2], index[3], seen, mask)
 
     def step(self, cache: SlotCache, rows: Sequence[int], ids: Tensor) -> Tensor:
         """See `Forward.step`."""
@@ -251,6 +284,24 @@ class FusedForward:
         if not self._copied:
             return weights, list(biases)
         return [torch.cat(weights)], [None if biases[0] is None else torch.cat([b.detach() for b in biases])]
+
+
+def alike(seen: NDArray[np.int64], counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Rows in groups of like length, so that a rectangle around a group holds little that nobody asked for.
+
+    Args:
+        seen: [n] positions that each row spans.
+        counts: [n] tokens that it appends.
+    """
+    order = np.lexsort((-counts, -seen))
+    begin, real, longest = 0, 0, 0
+    for k, row in enumerate(order):
+        area, most = int(seen[row] * counts[row]), max(longest, int(counts[row]))
+        if k > begin and int(seen[order[begin]]) * most * (k + 1 - begin) > LARGEST_RECTANGLE * (real + area):
+            yield order[begin:k]
+            begin, real, most = k, 0, int(counts[row])
+        real, longest = real + area, most
+    yield order[begin:]
 
 
 class Unfit(Exception):

@@ -54,12 +54,13 @@ class SlotLayer(CacheLayerMixin):
             return self.keys[:, :, : owner.seen], self.values[:, :, : owner.seen]
         return self.keys[owner.active, :, : owner.seen], self.values[owner.active, :, : owner.seen]
 
-    def grow(self, capacity: int) -> None:
-        """Make room for `capacity` positions."""
+    def grow(self, capacity: int, used: int) -> None:
+        """Make room for `capacity` positions; the first `used` are kept."""
         if self.is_initialized:
-            more = capacity - self.keys.shape[2]
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, more))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, more))
+            before = self.keys, self.values
+            self.allocate(self.keys.shape[1], self.keys.shape[-1], self.values.shape[-1], self.keys)
+            assert self.keys.shape[2] == capacity
+            self.keys[:, :, :used], self.values[:, :, :used] = (old[:, :, :used] for old in before)
 
     def keep(self, rows: Tensor) -> None:
         """Forget every row but `rows`."""
@@ -123,7 +124,7 @@ class SlotCache(Cache):
             return
         self.capacity = max(-(-positions // 32) * 32, self.capacity * 3 // 2, FIRST_POSITIONS)
         for layer in self.slot_layers:
-            layer.grow(self.capacity)
+            layer.grow(self.capacity, int(self.lengths.max()))
 
     def begin(self, active: Sequence[int], width: int) -> tuple[Tensor, Tensor]:
         """Prepare a pass that appends up to `width` tokens to the rows `active`.
