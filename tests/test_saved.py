@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from astarpo import plugins
 from astarpo.algorithms.base import Algorithm
+from astarpo.compare.arms import arms_from_file
 from astarpo.environments.rewards import partial
 from astarpo.errors import AstarpoError, RunError, SettingsError
 from astarpo.journal import Journal, read_episodes, read_metrics
@@ -26,7 +27,6 @@ from astarpo.run import Run, environment, merge
 from astarpo.saved import Draw, Part, Saved
 from astarpo.trainer import load_run, resume, train
 from astarpo.types import Episode
-from cli.command_line import run_command
 from small import small_run
 from test_trainer import Listener, Stop, Stopped, assert_same
 
@@ -403,37 +403,48 @@ def test_settings_of_playing_are_refused_beside_saved_episodes(over: dict[str, A
     assert words in str(error.value)
 
 
-# ---- the command ----------------------------------------------------------------------------------------------------
+def test_an_arm_of_a_comparison_may_learn_from_saved_episodes(tmp_path: Path) -> None:
+    file = tmp_path / "arms.yaml"
+    # Both presets choose tasks by a ladder, and each has plays of its own.
+    file.write_text(
+        "off-policy: {preset: reinforce, episodes: runs/first}\nhybrid: {preset: hybrid, episodes: runs/first}\n"
+    )
+    for arm in arms_from_file("arithmetic", file):
+        assert arm.run.episodes == "runs/first"
+        assert arm.run.curriculum.name == "uniform"
 
 
-def test_the_command_takes_a_run_and_leaves_out_what_a_preset_says_of_playing(
-    source: Path,
-    small_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(source, tmp_path / "first")
-    few = [f"--policy.model={small_model}", "--rollout.tasks_per_update=3", "--algorithm.group_size=2", "--updates=2"]
-    few += ["--environment.level=easy", "--rollout.reply_tokens=6", "--rollout.episode_tokens=48"]
-    few += ["--evaluation.tasks=4", "--evaluation.samples=0", "--evaluation.every=0"]
-    # The preset climbs a ladder, samples at two temperatures and has a stage 1 of its own.
-    command = ["train", "arithmetic", "--preset=reinforce", "--episodes=first", "--out=run", *few]
-    planned = run_command([*command, "--dry-run"], monkeypatch, capsys)
-    assert planned.code == 0, planned.err
-    assert "36 times 2 attempts at one of 12 tasks, 3 of them an update" in planned.out
-    said = run_command([*command, "--json"], monkeypatch, capsys)
-    assert said.code == 0, said.err
-    assert json.loads(said.out)["updates"] == 2
-    run = load_run(tmp_path / "run")
-    assert run.episodes == str(tmp_path / "first")
-    assert run.rollout.temperature == (1.0,)
-    monkeypatch.chdir(tmp_path / "first")
-    more = run_command(["train", "--resume", "../run", "--updates=3", "--json"], monkeypatch, capsys)
-    assert more.code == 0, more.err
-    both = run_command(["train", "--resume", "../run", "--episodes=.."], monkeypatch, capsys)
-    assert (both.code, both.err.startswith("astarpo: --episodes cannot go with --resume")) == (2, True)
-    lost = run_command(["train", "arithmetic", "--episodes=nowhere", "--out=other", *few], monkeypatch, capsys)
-    assert lost.code == 2
-    assert "nowhere is no folder: name a run, or a folder of episode files" in lost.err
+# ---- it learns ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_three_methods_learn_arithmetic_from_what_the_untrained_policy_played(tmp_path: Path) -> None:
+    """2,048 episodes of a policy that does not move, about 25 % of them right; 32 updates from them, four epochs."""
+    limits = {"reply_tokens": 24, "episode_tokens": 96}
+    played: dict[str, Any] = {
+        "environment": {"name": "arithmetic", "reward": "score"},
+        "algorithm": {"name": "astar_po", "group_size": 8},
+        "values": {"tasks": 256, "samples": 4},
+        "rollout": {"tasks_per_update": 64, **limits},
+        "optimizer": {"learning_rate": 1e-12},
+        "evaluation": {"tasks": 20, "samples": 0, "every": 0},
+        "updates": 4,
+    }
+    train(Run.build(played), tmp_path / "played")
+    methods: dict[str, dict[str, Any]] = {
+        "astar_po": {},
+        "weighted_sft": {"baseline": "group_mean"},
+        "reinforce": {"baseline": "v_star", "importance": "sequence"},
+    }
+    for name, own in methods.items():
+        run = {
+            "environment": {"name": "arithmetic", "reward": "score"},
+            "algorithm": {"name": name, "group_size": 8, **own},
+            "rollout": {"tasks_per_update": 32, **limits},
+            "optimizer": {"learning_rate": 3e-4, "warmup": 3},
+            "evaluation": {"tasks": 300, "samples": 0, "every": 0},
+            "episodes": str(tmp_path / "played"),
+            "updates": 32,
+        }
+        result = train(Run.build(run), tmp_path / name)
+        assert result.after.success_low > result.before.success_high, f"{name}: {result.after.success:.1%}"

@@ -6,8 +6,8 @@ import functools
 import json
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +15,7 @@ import torch
 from enumeration import (
     PLAYS,
     batch_of,
-    binary_rewards,
     by_token,
-    expected_gradient,
-    gradient,
-    mean_reward,
     random_rewards,
     random_table,
 )
@@ -146,37 +142,61 @@ def test_loss_is_a_finite_scalar_and_metrics_are_finite_json(name: str, settings
     assert {"reward/mean", "advantage/mean", "entropy", "signal/skipped"} <= set(metrics)
 
 
+@contextmanager
+def constants(kept: list[Tensor], *, replay: bool) -> Iterator[None]:
+    """What `detach` returns is kept; or what was kept is returned again, so that it stays where the policy moves."""
+    original, again = torch.Tensor.detach, iter(kept)
+
+    def detach(tensor: Tensor) -> Tensor:
+        if replay:
+            return next(again)
+        kept.append(original(tensor))
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "detach", detach)
+        yield
+
+
 @every_variant
 def test_gradient_equals_central_differences(name: str, settings: dict[str, object]) -> None:
-    constant = (settings.get("old_log_probs"), settings.get("surrogate"), settings.get("importance", "none"))
-    if constant[0] == "detached" or constant[1] == "cispo" or constant[2] != "none":
-        # A ratio to itself is 1 at every policy, CISPO's weight and importance weights are constants by definition: the
-        # value's slope is not the gradient.
-        return
-    batch = a_batch()
+    """Where it stops gradients on purpose, everything that it detaches is held fixed."""
+    batch, kept, holds = a_batch(), list[Tensor](), make(name, settings).stops_gradient
     scored, step = leaves(batch), 1e-6
-    found = slopes(make(name, settings).loss(scored, batch)[0], scored)
+    with constants(kept, replay=False):
+        loss, _ = make(name, settings).loss(scored, batch)
+    found = slopes(loss, scored)
     direction = torch.Generator().manual_seed(4)
     ways = [torch.randn(slope.shape, generator=direction, dtype=torch.float64) for slope in found]
 
     def at(t: float) -> float:
         columns = [scored.logp, scored.entropy, scored.exact_kl()]
         moved = Scored(*(column.detach() + t * way for column, way in zip(columns, ways, strict=True)))
-        return float(make(name, settings).loss(moved, batch)[0].detach())
+        with constants(kept, replay=True) if holds else nullcontext():
+            return make(name, settings).loss(moved, batch)[0].item()
 
     slope = sum(float((slope * way).sum()) for slope, way in zip(found, ways, strict=True))
-    assert slope == pytest.approx((at(step) - at(-step)) / (2 * step), rel=1e-5, abs=1e-8)
+    assert slope == pytest.approx((at(step) - at(-step)) / (2 * step), rel=1e-5, abs=1e-8), (
+        "the gradient is not the slope of the loss: if a weight is held constant on purpose, say so by stops_gradient."
+    )
 
 
 @every_variant
 def test_gradient_flows_through_what_the_policy_says_and_nothing_else(name: str, settings: dict[str, object]) -> None:
     plain = a_batch()
-    columns = (plain.reward, plain.values(), plain.reference(), plain.behaviour_logp)
-    watched = [column.clone().requires_grad_() for column in columns]
-    batch = replace(plain, reward=watched[0], v_star=watched[1], ref_logp=watched[2], behaviour_logp=watched[3])
+    columns = {
+        "reward": plain.reward,
+        "v_star": plain.values(),
+        "ref_logp": plain.reference(),
+        "behaviour_logp": plain.behaviour_logp,
+    }
+    watched = {column: value.clone().requires_grad_() for column, value in columns.items()}
+    batch = replace(plain, **watched)  # type: ignore[arg-type]
     scored = leaves(batch)
     loss, _ = make(name, settings).loss(scored, batch)
-    assert all(slope is None for slope in torch.autograd.grad(loss, watched, allow_unused=True))
+    found = torch.autograd.grad(loss, list(watched.values()), allow_unused=True)
+    flows = [column for column, slope in zip(watched, found, strict=True) if slope is not None]
+    assert not flows, f"the loss has a gradient in batch.{', batch.'.join(flows)}, a constant: detach() it."
 
 
 @every_variant
@@ -333,14 +353,3 @@ def differs(name: str, settings: dict[str, object], before: Callable[[], list[fl
     if not accepted(name, settings):
         return False
     return any(now != then for now, then in zip(outcome(name, settings), before(), strict=True))
-
-
-def test_the_example_in_the_docs_learns_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's example, put into a file of one's own and named by dotted path: it ascends the success rate."""
-    page = Path(__file__).parents[2] / "docs" / "algorithms.md"
-    (tmp_path / "my_methods.py").write_text(page.read_text().split("```python\n")[1].split("```")[0])
-    monkeypatch.syspath_prepend(tmp_path)
-    kind: type[Algorithm[Any]] = plugins.find("astarpo.algorithms", "my_methods.Imitate", Algorithm)
-    rewards = binary_rewards(2)
-    found = expected_gradient(kind(kind.Settings.parse({})), POLICY, REFERENCE, rewards)
-    torch.testing.assert_close(found, -gradient(mean_reward(POLICY, rewards), POLICY), atol=1e-12, rtol=0)

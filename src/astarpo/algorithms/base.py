@@ -54,6 +54,12 @@ class Algorithm(ABC, Generic[S]):
         """What must be in the batch, given the settings."""
 
     @property
+    def stops_gradient(self) -> bool:
+        """Whether the loss holds something of the policy constant on purpose, an importance weight for example: its
+        gradient is then not the slope of its value."""
+        return False
+
+    @property
     def misled(self) -> str | None:
         """Why samples of another policy mislead it under its settings; None where they do not.
 

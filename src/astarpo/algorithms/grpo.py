@@ -119,6 +119,12 @@ class GRPO(Algorithm[GRPOSettings]):
         return needs(self.settings, group_size=2)
 
     @property
+    def stops_gradient(self) -> bool:
+        """In CISPO's weight, importance weights and a ratio to itself. See the base class."""
+        own = self.settings
+        return own.old_log_probs == "detached" or own.surrogate == "cispo"
+
+    @property
     def misled(self) -> str | None:
         """By samples of far policies where it clips; CISPO weighs, and `importance` does."""
         own = self.settings

@@ -113,6 +113,11 @@ class RAFT(Algorithm[RAFTSettings]):
         return torch.where(rejected, 0.0, coefficient)
 
     @property
+    def stops_gradient(self) -> bool:
+        """Under importance weights. See the base class."""
+        return self.settings.importance != "none"
+
+    @property
     def misled(self) -> str | None:
         """Not where successes alone are imitated: that is supervised learning, whoever played."""
         return self.settings.misled if self.settings.negative else None

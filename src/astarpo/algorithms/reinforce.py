@@ -105,6 +105,11 @@ class Reinforce(Algorithm[ReinforceSettings]):
         return needs(self.settings, values=baseline == "v_star", group_size=2 if baseline == "group_mean" else 1)
 
     @property
+    def stops_gradient(self) -> bool:
+        """Under importance weights. See the base class."""
+        return self.settings.importance != "none"
+
+    @property
     def misled(self) -> str | None:
         """By samples of another policy, unless they are weighed by `importance`."""
         return self.settings.misled

@@ -73,6 +73,11 @@ class RLOO(Algorithm[RLOOSettings]):
         return Needs(reference=self.settings.kl_coef > 0, group_size=2)
 
     @property
+    def stops_gradient(self) -> bool:
+        """Under importance weights. See the base class."""
+        return self.settings.importance != "none"
+
+    @property
     def misled(self) -> str | None:
         """By samples of another policy, unless they are weighed by `importance`; by far ones where it clips."""
         return NEARBY if self.settings.surrogate == "clip" else self.settings.misled

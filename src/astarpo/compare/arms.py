@@ -11,7 +11,7 @@ from typing import Any
 
 from astarpo import plugins
 from astarpo.errors import SettingsError
-from astarpo.run import PARTS, Run, algorithm, load_file, load_preset, merge, override, preset_names
+from astarpo.run import PARTS, Run, algorithm, load_file, load_preset, merge, override, preset_names, without_playing
 
 SHARED = ("policy", "evaluation")
 """Sections that must be the same in every arm: else arms would start from other weights or be judged otherwise."""
@@ -140,7 +140,10 @@ def _arm(environment: str, name: str, given: dict[str, Any], overrides: Sequence
     if preset not in preset_names(shelf):
         known = ", ".join(preset_names(shelf))
         raise SettingsError(f"arm {name}: {environment} has no preset {preset!r}: known: {known}.")
-    whole = merge({"environment": {"name": environment}}, load_preset(shelf, preset))
+    shipped = load_preset(shelf, preset)
+    if given.get("episodes") is not None:
+        shipped = without_playing(shipped)
+    whole = merge({"environment": {"name": environment}}, shipped)
     whole = merge(whole | {"preset": preset}, given)
     ordered = sorted(overrides, key=lambda one: not one[0].endswith(".name"))
     # Stage 1 is no part of an arm without V*, and would be refused there.
