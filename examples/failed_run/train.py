@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ENVIRONMENT = "failed_shop.FailedShop"
 
 
-def settings(preset: str, updates: int, tasks: int, *, mended: bool) -> Run:
+def settings(preset: str, updates: int, tasks: int, held_out: int = 200, *, mended: bool) -> Run:
     """A preset of webshop on this shop, small enough to watch."""
     world = {"name": ENVIRONMENT} | ({"faults": [], "reward": "score"} if mended else {})
     ours = {
@@ -37,7 +37,7 @@ def settings(preset: str, updates: int, tasks: int, *, mended: bool) -> Run:
         # This environment has another name than the one that the embedded model is known by.
         "policy": {"model": str(tiny.folder("webshop")), "device": "cpu"},
         "rollout": {"tasks_per_update": tasks},
-        "evaluation": {"tasks": 200, "samples": 0, "every": 0},
+        "evaluation": {"tasks": held_out, "samples": 0, "every": 0},
         "updates": updates,
     }
     run = Run.build(merge(load_preset("webshop", preset), ours))
@@ -61,11 +61,12 @@ def main() -> int:
     parser.add_argument("--algorithm", default="grpo", metavar="PRESET", help="a preset of webshop")
     parser.add_argument("--updates", type=int, default=12)
     parser.add_argument("--tasks", type=int, default=8, help="tasks in one update")
+    parser.add_argument("--held-out", type=int, default=200, help="test tasks played before and after")
     parser.add_argument("--mended", action="store_true", help="without the faults, on WebShop's own score")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     out = given.out or Path("runs") / f"{'mended' if given.mended else 'failed'}-{given.algorithm}"
-    run = settings(given.algorithm, given.updates, given.tasks, mended=given.mended)
+    run = settings(given.algorithm, given.updates, given.tasks, given.held_out, mended=given.mended)
     with watching() as watch:
         result = (train if given.mended else train_unchecked)(run, out, watch=watch)
     print(f"{out}: held-out success {result.before.success:.1%} before, {result.after.success:.1%} after")
