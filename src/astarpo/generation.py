@@ -12,6 +12,37 @@ from astarpo.settings import Settings, When
 BackendName = Literal["huggingface", "vllm", "openai"]
 
 
+class EndpointSettings(Settings):
+    """A chat endpoint as OpenAI's is: it plays, and is never trained."""
+
+    base_url: str = Field(
+        "https://api.openai.com/v1", description="of the endpoint, up to /chat/completions, which is added"
+    )
+    key_variable: str = Field(
+        "OPENAI_API_KEY",
+        description="environment variable that holds the key; the key itself is never written down. Where it is not "
+        "set, none is sent",
+    )
+    concurrency: int = Field(16, ge=1, le=1024, description="requests under way at once")
+    timeout: float = Field(120.0, gt=0, le=86400, description="seconds without an answer after which one has failed")
+    retries: int = Field(
+        6, ge=0, le=100, description="times a request is made again where the endpoint is busy, fails or is away"
+    )
+    longest_wait: float = Field(
+        60.0, ge=0, le=3600, description="longest pause before asking again, seconds, whatever the endpoint asks for"
+    )
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the endpoint calls the limit on a reply's tokens"
+    )
+    price_read: float = Field(0.0, ge=0, le=1e6, description="price of a million tokens read; 0 counts no cost")
+    price_said: float = Field(0.0, ge=0, le=1e6, description="price of a million tokens said; 0 counts no cost")
+    answers: str = Field(
+        "",
+        description="file that keeps every answer, so that no question is paid twice when an evaluation was stopped or "
+        "is made again; empty: none are kept",
+    )
+
+
 class VllmSettings(Settings):
     """vLLM generates: in this process, or behind a server that someone started."""
 

@@ -212,6 +212,8 @@ def check_context(policy: Player, rollout: RolloutSettings) -> None:
     """Refuse episodes that may grow longer than the policy's model can read. Raises SettingsError."""
     if policy.model is None:
         return
+    if policy.model is None:
+        return
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and rollout.longest > context:
         raise SettingsError(

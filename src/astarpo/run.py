@@ -20,7 +20,7 @@ from astarpo.curriculum.base import Curriculum, CurriculumSettings
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import SettingsError
 from astarpo.filters import FilterSettings
-from astarpo.generation import BackendName, VllmSettings
+from astarpo.generation import BackendName, EndpointSettings, VllmSettings
 from astarpo.settings import Settings, When, above_zero, chosen
 from astarpo.value_table import ValueSettings
 
@@ -180,11 +180,13 @@ class RolloutSettings(Settings):
         "each update. openai: an endpoint, for `astarpo evaluate openai:MODEL` alone",
     )
     vllm: VllmSettings = Field(VllmSettings.model_construct(), description="vLLM, in this process or as a server")
+    openai: EndpointSettings = Field(EndpointSettings.model_construct(), description="a chat endpoint to evaluate")
 
     effects: ClassVar[Mapping[str, When]] = {
         "window": chosen("history", "window", "summary"),
         "summary": chosen("history", "summary"),
         "vllm": chosen("backend", "vllm"),
+        "openai": chosen("backend", "openai"),
         "overlong_tokens": above_zero("overlong_penalty"),
         "overlong_cache": above_zero("overlong_penalty"),
     }

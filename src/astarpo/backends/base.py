@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import SettingsError
 from astarpo.policy.base import Player
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import Run
+
+if TYPE_CHECKING:
+    from astarpo.backends.openai import EndpointPlayer
 
 
 class Backend(Protocol):
@@ -50,3 +54,19 @@ def open_backend(run: Run) -> Backend:
         "rollout.backend openai plays a model whose weights are elsewhere, so nothing here can be trained or loaded: "
         "use `astarpo evaluate openai:MODEL ENV`, or choose huggingface or vllm."
     )
+
+
+def open_endpoint(name: str, run: Run, environment: Environment[EnvironmentSettings]) -> EndpointPlayer:
+    """Who plays as `name`, which is openai:MODEL; told the rules, where there are any, unless the run says otherwise.
+
+    Raises:
+        SettingsError: no model is named.
+        BackendError: the endpoint's address, or the file of kept answers, cannot be read.
+    """
+    from astarpo.backends.openai import PREFIX, EndpointPlayer
+
+    model = name.removeprefix(PREFIX)
+    if not model:
+        raise SettingsError(f"{name} names no model: write openai:MODEL, as the endpoint calls it.")
+    rules = bool(environment.prompt()) if run.policy.rules is None else run.policy.rules
+    return EndpointPlayer(model, run.rollout.openai, rules=rules)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from astarpo.backends import probe
 from astarpo.backends.tokens import Engine, TokenConversations
 from astarpo.chat import Chat
+from astarpo.errors import SettingsError
+from astarpo.policy import adapters
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import Run
+
+
+def whole(policy: HuggingFacePolicy) -> Any:
+    """The policy's model as vLLM reads it: its adapter, where it has one, merged into a copy of the weights."""
+    return adapters.merged(policy.model) if adapters.has_adapter(policy.model) else policy.model
 
 
 class Host(Engine, Protocol):
@@ -30,11 +37,16 @@ class Vllm:
     """The backend; vLLM itself is started when it is first played with.
 
     Raises:
-        SettingsError: vLLM is not installed, for one in this process.
+        SettingsError: vLLM is not installed, for one in this process, or the weights are in four bits.
         BackendError: the server does not answer.
     """
 
     def __init__(self, run: Run) -> None:
+        if run.policy.quantize != "none":
+            raise SettingsError(
+                f"rollout.backend vllm takes whole weights and policy.quantize is {run.policy.quantize}: leave "
+                "policy.quantize at none, or rollout.backend at huggingface."
+            )
         self._run = run
         self._settings = run.rollout.vllm
         self.longest = run.rollout.longest
@@ -65,9 +77,10 @@ class Vllm:
             from astarpo.backends.vllm_local import Local
 
             self._host = Local(self._run, policy)
-        now = (id(policy), policy.version)
-        if self._held != now:
-            self._held = None
+        now, held = (id(policy), policy.version), self._held
+        # Until the probe has passed nothing is known, so whoever tries again pushes again.
+        self._held = None
+        if held != now:
             self._host.push(policy)
         # Also where nothing was pushed: a server may have been restarted, or given other weights by someone else.
         self.gap = probe.check(

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from astarpo.backends.tokens import Request, Said
+from astarpo.backends.vllm import whole
 from astarpo.errors import BackendError, SettingsError
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import Run
@@ -120,7 +121,7 @@ class Local:
 
 def weights(policy: HuggingFacePolicy) -> Iterator[tuple[str, Tensor]]:
     """The policy's weights by the names that a saved model gives them."""
-    yield from policy.model.state_dict().items()
+    yield from whole(policy).state_dict().items()
 
 
 def _said(output: Any) -> Said:

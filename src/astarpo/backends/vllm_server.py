@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from astarpo.backends.tokens import Request, Said
+from astarpo.backends.vllm import whole
 from astarpo.backends.wire import Wire
 from astarpo.errors import BackendError
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -51,7 +52,7 @@ class Server:
             new = Path(tempfile.mkdtemp(prefix="astarpo-weights-", dir=self._shared))
             # The server may run as someone else.
             new.chmod(0o755)
-            policy.model.save_pretrained(new)
+            whole(policy).save_pretrained(new)
         except OSError as error:
             raise BackendError(
                 f"cannot write weights for {self.name}: {error.strerror or error}; make room, or name another folder "

@@ -40,6 +40,11 @@ ACTING = (
     "policy.dtype",
     "rollout.reply_tokens",
     "rollout.episode_tokens",
+    "rollout.history",
+    "rollout.window",
+    "rollout.summary",
+    "rollout.backend",
+    "rollout.vllm",
 )
 """Settings that matter where a named model plays and nobody trains."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -22,17 +22,24 @@ from astarpo.cli.common import (
 from astarpo.errors import SettingsError
 from astarpo.types import Split
 
+if TYPE_CHECKING:
+    from astarpo.policy.base import Player
+
 
 class EvaluateCommand(SettingsCommand):
     """Takes what decides how a policy plays and is judged; which policy is named by itself."""
 
-    sections = (*ACTING, "evaluation.tasks", "evaluation.samples", "evaluation.temperature")
+    sections = (*ACTING, "rollout.openai", "evaluation.tasks", "evaluation.samples", "evaluation.temperature")
 
 
 def evaluate(
     ctx: typer.Context,
     policy: Annotated[
-        str, typer.Argument(metavar="RUN|MODEL", help="A run folder, tiny, a model folder, or a Hugging Face hub name.")
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="A run folder, tiny, a model folder, a Hugging Face hub name, or openai:MODEL for a chat endpoint.",
+        ),
     ],
     environment: EnvironmentArgument,
     checkpoint: Annotated[str, typer.Option(metavar="WHICH", help="Of a run: last, or best on dev.")] = "last",
@@ -61,17 +68,31 @@ def evaluate(
         # Before its settings are read: those of another version may have other names.
         check_version(run_folder)
     own = own_settings(ctx, run_folder, environment, preset)
-    run = resolve(environment, preset, [*own, *(settings or [])], ctx.meta["overrides"])
+    elsewhere = [("rollout.backend", "openai")] if policy.startswith("openai:") else []
+    local = next((name for name, _ in ctx.meta["overrides"] if name in ("policy.device", "policy.dtype")), None)
+    if elsewhere and local:
+        raise SettingsError(f"--{local} says how a model runs here and {policy} runs elsewhere: leave it out.")
+    run = resolve(environment, preset, [*own, *(settings or [])], [*ctx.meta["overrides"], *elsewhere])
+    from contextlib import ExitStack, closing
+
     from astarpo import evaluate as evaluation
+    from astarpo.backends.base import open_backend, open_endpoint
     from astarpo.checkpoint import model_folder
     from astarpo.cli.display import evaluations_table, watching
     from astarpo.policy.load import load_policy
     from astarpo.run import environment as built
 
-    model = str(model_folder(run_folder, checkpoint)) if run_folder else policy
-    player = load_policy(run.policy.model_copy(update={"model": model}), environment)
-    world = built(run)
-    with watching(quiet_stdout=json) as watch:
+    world, report = built(run), dict[str, float]()
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(closing(open_endpoint(policy, run, world))) if elsewhere else None
+        player: Player
+        if endpoint is not None:
+            player = endpoint
+        else:
+            model = str(model_folder(run_folder, checkpoint)) if run_folder else policy
+            loaded = load_policy(run.policy.model_copy(update={"model": model}), environment)
+            player = stack.enter_context(closing(open_backend(run))).player(loaded)
+        watch = stack.enter_context(watching(quiet_stdout=json))
         found = evaluation.evaluate(
             player,
             world,
@@ -80,8 +101,11 @@ def evaluate(
             split=split,  # type: ignore[arg-type]
             watch=watch,
         )
+        if endpoint is not None:
+            report = endpoint.report()
     if json:
-        emit({"policy": policy, "environment": environment, **world.stamp(), **found.as_dict()})
+        bill = {"endpoint": report} if report else {}
+        emit({"policy": policy, "environment": environment, **world.stamp(), **found.as_dict(), **bill})
         return
     from rich.console import Console
 
@@ -91,3 +115,6 @@ def evaluate(
     if stamp := world.stamp():
         told = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in stamp.items())
         console.print(told, style="dim", markup=False, highlight=False, soft_wrap=True)
+    if report:
+        told = " · ".join(f"{name.replace('_', ' ')} {number:,.6g}" for name, number in report.items())
+        console.print(f"endpoint: {told}", style="dim", markup=False, highlight=False, soft_wrap=True)

@@ -135,15 +135,20 @@ def _by_agent(
     temperature: float,
 ) -> Episode:
     """One episode of task `id` by the policy of a run, or by a model."""
+    from contextlib import closing
+
+    from astarpo.backends.base import open_backend
     from astarpo.checkpoint import model_folder
     from astarpo.policy.load import load_policy
     from astarpo.rollout import Play, collect
 
     model = str(model_folder(folder)) if folder else policy
-    player = load_policy(run.policy.model_copy(update={"model": model}), run.environment.name)
+    loaded = load_policy(run.policy.model_copy(update={"model": model}), run.environment.name)
     reward = world.reward_mode(run.environment.reward)
     plays = [Play(id, 0, (run.seed,))]
-    return collect(player, world, plays, rollout=run.rollout, temperature=temperature, reward=reward)[0]
+    with closing(open_backend(run)) as backend:
+        player = backend.player(loaded)
+        return collect(player, world, plays, rollout=run.rollout, temperature=temperature, reward=reward)[0]
 
 
 def _show(episode: Episode, world: Environment[EnvironmentSettings], console: Console) -> None:
