@@ -47,7 +47,8 @@ class HuggingFacePolicy:
         self.rules = rules
         self.name = name
         self.version = 0
-        self._split_head = scoring.head_is_separate(self.model)
+        self.traits = scoring.traits(self.model)
+        self._split_head = self.traits.split
         self.forward, self.unfused = self._forward(forward)
 
     @property
@@ -120,22 +121,22 @@ class HuggingFacePolicy:
         Args:
             batch: [B, T].
             reference: where given, `Scored.kl_exact` holds KL(π ‖ π_ref) over the whole vocabulary.
-            tokens: padded tokens of one forward pass; rows are sorted by length so that little is padding.
+            tokens: of one forward pass.
 
         Returns:
             Scored with [B, T] columns, 0 where not acted.
         """
         if batch.samples is not None:
             return batch.fold(self.log_probs(batch.unfolded(), reference=reference, tokens=tokens))
-        other = None if reference is None else (reference.model, reference._split_head)
-        return scoring.log_probs(self.model, self._split_head, batch, reference=other, tokens=tokens)
+        other = None if reference is None else (reference.model, reference.traits)
+        return scoring.log_probs(self.model, self.traits, batch, reference=other, tokens=tokens)
 
     def hidden_states(self, batch: Batch, *, tokens: int = 4096) -> Tensor:
         """The last hidden state before each acted token, [B, T, H] float32, 0 elsewhere; without gradient.
 
         Args:
             batch: [B, T].
-            tokens: padded tokens of one forward pass.
+            tokens: of one forward pass.
 
         Raises:
             SettingsError: the model has no decoder of its own to ask.
@@ -146,4 +147,4 @@ class HuggingFacePolicy:
             )
         if batch.samples is not None:
             return batch.folded(self.hidden_states(batch.unfolded(), tokens=tokens))
-        return scoring.hidden_states(self.model, batch, tokens=tokens)
+        return scoring.hidden_states(self.model, self.traits, batch, tokens=tokens)
