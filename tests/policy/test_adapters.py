@@ -150,5 +150,8 @@ def test_four_bits_need_an_adapter_and_a_package(small_model: Path, monkeypatch:
     monkeypatch.setattr("astarpo.policy.load.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"policy\.quantize nf4 needs the package bitsandbytes"):
         load(small_model, quantize="nf4", lora=LORA)
+    monkeypatch.setattr("astarpo.policy.load.find_spec", lambda _: True)
+    with pytest.raises(SettingsError, match=r"policy\.quantize nf4 needs a GPU: on a processor bitsandbytes packs"):
+        load(small_model, quantize="nf4", lora=LORA)
     with pytest.raises(SettingsError, match=r"lora\.alpha does nothing unless rank is above 0"):
         load(small_model, lora={"alpha": 16})

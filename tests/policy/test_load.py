@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from astarpo.errors import DataError, SettingsError
 from astarpo.policy.load import load_policy
@@ -151,3 +152,57 @@ def test_a_model_saved_and_loaded_has_the_same_fingerprint_and_another_seed_has_
     save(policy, tmp_path)
     assert load(tmp_path).fingerprint() == policy.fingerprint()
     assert small_policy(2).fingerprint() != policy.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "said"),
+    [
+        (
+            "t5",
+            {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8},
+            "t5 is no causal language model",
+        ),
+        (
+            "bert",
+            {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+            "what it says of a token depends on tokens after it",
+        ),
+    ],
+)
+def test_a_model_that_is_not_causal_is_refused(folder: Path, kind: str, shape: dict[str, int], said: str) -> None:
+    config = AutoConfig.for_model(kind, vocab_size=300, **shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        family: Any = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForMaskedLM
+        model = family.from_config(config)
+    random = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=random))
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    model.save_pretrained(folder)
+    with pytest.raises(DataError, match=f"cannot train '.*model': {said}") as refused:
+        load(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_without_a_chat_template_is_remarked_on(folder: Path) -> None:
+    assert load(folder).remarks() == []
+    (folder / "chat_template.jinja").unlink()
+    (remark,) = load(folder).remarks()
+    assert remark.startswith("the tokenizer has no chat template: observations and replies follow each other")
+
+
+def test_a_pad_token_that_is_the_end_token_is_no_obstacle(folder: Path) -> None:
+    """Nothing is masked by id, neither in playing nor where episodes are learned from (`Batch.acted`)."""
+    plain = load(folder)
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**said, "pad_token": said["eos_token"]}))
+    policy = load(folder)
+    assert policy.tokenizer.pad_token_id == policy.tokenizer.eos_token_id
+    replies = []
+    for player in (policy, plain):
+        slots = player.open([(0,), (1,)])
+        slots.extend([0, 1], [player.chat.first("1+1="), player.chat.first("21+21=")])
+        replies.append(slots.reply([0, 1], 5, 1.0))
+    assert replies[0] == replies[1]
