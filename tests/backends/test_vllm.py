@@ -28,6 +28,7 @@ ENVIRONMENT = {
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not PYTHON, reason="ASTARPO_VLLM_PYTHON names no Python with vLLM: docs/backends.md makes one"),
 ]
 
@@ -38,7 +39,7 @@ def played(*arguments: str) -> dict[str, Any]:
         [PYTHON, str(HERE / "vllm_play.py"), *arguments],
         capture_output=True,
         text=True,
-        timeout=540,
+        timeout=1500,
         env={**os.environ, **ENVIRONMENT},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -61,7 +62,7 @@ def server(model: Path) -> Iterator[str]:
         environment = {**os.environ, **ENVIRONMENT, "VLLM_SERVER_DEV_MODE": "1"}
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         try:
-            url, until = f"http://127.0.0.1:{port}", time.monotonic() + 480
+            url, until = f"http://127.0.0.1:{port}", time.monotonic() + 900
             while True:
                 try:
                     urllib.request.urlopen(f"{url}/health", timeout=2).close()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from astarpo.backends.tokens import Request, Said
@@ -58,6 +59,8 @@ class Local:
                 kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
                 enforce_eager=settings.eager,
                 enable_prefix_caching=True,
+                # A prompt read in parts makes vLLM rewind its request's generator, which raises on a processor.
+                enable_chunked_prefill=torch.cuda.is_available(),
                 # Those at the sampling temperature; vLLM's default are those before it.
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",
