@@ -211,10 +211,12 @@ def test_t_intervals_have_the_quantile_of_their_seeds() -> None:
     found = seed_interval([0.0, 1.0, 2.0])
     # t(0.975; 2) = 4.3027, over a standard error of 1 / √3.
     assert found.high - found.mean == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
-    shares = share_interval([0.5, 0.5], 100)
-    # Equal seeds leave the tasks: √(0.25 / 100) times t(0.975; 1) = 12.706, cut to what a share can be.
-    assert (shares.low, shares.high) == (0.0, 1.0)
-    assert share_interval([0.5] * 3, 100).high == pytest.approx(0.5 + 4.3027 * 0.05, abs=1e-4)
+    # Equal seeds leave the tasks: √(0.25 / 100) times t(0.975; 99) = 1.9842.
+    alike = share_interval([0.5, 0.5], 100)
+    assert alike.high - 0.5 == pytest.approx(1.9842 * 0.05, abs=1e-4)
+    # Seeds 0.4, 0.5, 0.6: t(0.975; 2) = 4.3027 over a standard error of 0.1 / √3; the two add in squares.
+    apart = share_interval([0.4, 0.5, 0.6], 100)
+    assert apart.high - 0.5 == pytest.approx(((4.3027 * 0.1 / 3**0.5) ** 2 + 0.0992**2) ** 0.5, abs=1e-3)
 
 
 def test_runs_are_done_once_by_as_many_processes_as_share_the_folder(tmp_path: Path) -> None:

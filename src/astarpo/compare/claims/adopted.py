@@ -17,7 +17,8 @@ from astarpo.compare.claims.records import record
 from astarpo.compare.claims.work import Job, held_by_us, keep
 from astarpo.errors import RunError
 from astarpo.evaluate import Evaluation
-from astarpo.trainer import Result, load_run
+from astarpo.run import load_file
+from astarpo.trainer import Result
 
 FREE = ("seed", "checkpoint_every", "keep_checkpoints", "evaluation.every", "evaluation.dev_tasks", "preset")
 """Settings that may differ, since no weight and no test result depends on them. The seed is checked by itself."""
@@ -46,11 +47,13 @@ def _taken(spec: ArmSpec, seed: int, folder: Path, out: Path) -> Job | None:
     job, wanted, result = Job("run", spec.name, seed, plain), run_of(plain), Result.read(folder)
     if result is None or result.updates < wanted.updates:
         return None
-    there = load_run(folder)
-    if there.seed != seed:
-        raise RunError(f"{folder} holds a run of seed {there.seed}, not {seed}: rename it.")
-    for setting, has, asked in differences(there.dump(), wanted.dump()):
-        if setting not in FREE:
+    # As it was written: an earlier version may have had settings that there are not now, lack some, or spell a choice
+    # as a switch. What both can say must agree.
+    there = load_file(folder / "settings.yaml")
+    if there.get("seed") != seed:
+        raise RunError(f"{folder} holds a run of seed {there.get('seed')}, not {seed}: rename it.")
+    for setting, has, asked in differences(there, wanted.dump()):
+        if setting not in FREE and _comparable(has, asked):
             raise RunError(f"{folder} holds a run with {setting} {has!r} and {spec.name} has {asked!r}: move it away.")
     beside, judged = folder.with_name(f"{folder.name}.100.json"), dict[int, Evaluation]()
     if beside.exists() and 100 in spec.checkpoints:
@@ -64,3 +67,10 @@ def _taken(spec: ArmSpec, seed: int, folder: Path, out: Path) -> Job | None:
         if ours:
             keep(out, job, record(result, checkpoints=judged, seconds=None))
     return job
+
+
+def _comparable(has: object, asked: object) -> bool:
+    numbers = (int, float)
+    if isinstance(has, bool) or isinstance(asked, bool):
+        return isinstance(has, bool) and isinstance(asked, bool)
+    return type(has) is type(asked) or (isinstance(has, numbers) and isinstance(asked, numbers))

@@ -257,12 +257,14 @@ def seed_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
 
 
 def share_interval(shares: Sequence[float] | NDArray[np.float64], tasks: int) -> Interval:
-    """Success over seeds where only each seed's share of `tasks` was kept: wider than with single outcomes.
+    """Success over seeds where only each seed's share of `tasks` was kept, and not which tasks it solved.
 
-    The variance between seeds and that of one seed's share are added, as if the tasks were all that differed from seed
-    to seed, and t has the seeds' degrees of freedom.
+        half² = ( t(n−1) · s / √n )² + ( t(T−1) · √(p (1 − p) / T) )²
+
+    Seeds and tasks add up, each with the quantile of its own degrees of freedom. Since s holds part of what the tasks
+    do, it is a little too wide.
     """
-    n, p = len(shares), float(np.mean(shares))
-    variance = float(np.var(shares, ddof=1)) / n + p * (1 - p) / tasks
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * math.sqrt(variance)
+    p = float(np.mean(shares))
+    seeds = seed_interval(shares).high - p
+    half = math.hypot(seeds, float(student.ppf((1 + LEVEL) / 2, tasks - 1)) * math.sqrt(p * (1 - p) / tasks))
     return Interval(p, max(p - half, 0.0), min(p + half, 1.0))

@@ -120,10 +120,7 @@ def _claim(one: Judged) -> Iterator[str]:
     claim = one.claim
     yield f"## {_heading(one)}"
     yield _wrapped(f"**{one.verdict.capitalize()}.** The claim: {claim.said}")
-    rows = [
-        [f.check.what, _effect(f), _seeds(f), _bounds(f.check), ("" if f.check.decides else "context: ") + f.outcome]
-        for f in one.findings
-    ]
+    rows = [[f.check.what, _effect(f), _seeds(f), _bounds(f.check), _outcome(f)] for f in one.findings]
     yield _table(["measured", "effect, 95 % interval", "runs", "holds if", ""], rows, "lrrll")
     if claim.reading and claim.reading_for == one.verdict:
         yield _wrapped(claim.reading)
@@ -134,6 +131,13 @@ def _claim(one: Judged) -> Iterator[str]:
             _wrapped(f"- What of ours may be to blame: {claim.blame}", "  "),
         ]
     )
+
+
+def _outcome(finding: Finding) -> str:
+    said, check = str(finding.outcome), finding.check
+    if finding.outcome == "fails" and check.within is not None and finding.interval is not None:
+        said += ", above" if finding.interval.low > check.within[1] else ", below"
+    return said if check.decides else f"context: {said}"
 
 
 def _effect(finding: Finding) -> str:
