@@ -329,26 +329,53 @@ GOALS = {
 def section(stored: Mapping[str, Any]) -> str:
     """The section of docs/performance.md, from what is stored."""
     lines = [
-        "| work | ours, CPU-s | TRL, CPU-s | times faster (95 %) | goal | n | tokens sampled, ours / TRL |",
-        "|---|---|---|---|---|---|---|",
+        "| work | ours, CPU-s | TRL, CPU-s | times faster (95 %) | before | goal | n | ours, share of sgemm |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for part in ("arithmetic", "webshop", "a2po"):
-        if part not in stored:
-            continue
-        figures = stored[part]["figures"]
-        for name, row in figures.items():
+        for name, row in stored.get(part, {}).get("figures", {}).items():
             if not (isinstance(row, dict) and "faster" in row):
                 continue
-            said = row.get("sampled_tokens") or (figures["sampled_tokens"] if name == "both" else None)
-            goal = GOALS.get((part, name))
+            earlier = [one["faster"][name] for one in stored[part]["earlier"] if name in one["faster"]]
+            share, goal = row.get("share_of_sgemm"), GOALS.get((part, name))
             what = name if part == "a2po" else name.replace(",", " episodes,") if "," in name else f"{name} episodes"
-            tokens = "" if said is None else f"{said['ours']:,.0f} / {said['trl']:,.0f}"
-            lines.append(
-                f"| {NAMES[part]}, {what} | {row['ours']:.3f} | {row['trl']:.3f} | {row['faster']:.2f} "
-                f"({row['interval'][0]:.2f} to {row['interval'][1]:.2f}) | {'' if goal is None else f'{goal:.1f}'} | "
-                f"{row['n']} | {tokens} |"
+            cells = (
+                f"{NAMES[part]}, {what}",
+                f"{row['ours']:.3f}",
+                f"{row['trl']:.3f}",
+                f"{row['faster']:.2f} ({row['interval'][0]:.2f} to {row['interval'][1]:.2f})",
+                ", ".join(f"{value:.2f}" for value in earlier),
+                "" if goal is None else f"{goal:.1f}",
+                f"{row['n']}",
+                "" if share is None else f"{100 * share:.0f} %",
             )
+            lines.append(f"| {' | '.join(cells)} |")
+    measured = [
+        f"{part} on {one['setting']['date']} at {one['setting']['commit']}"
+        for part, one in stored.items()
+        if "setting" in one
+    ]
+    lines += ["", f"Measured: {', '.join(measured)}.", *_memory(stored)]
     return "\n".join(lines)
+
+
+def _memory(stored: Mapping[str, Any]) -> list[str]:
+    if "memory" not in stored:
+        return []
+    points = stored["memory"]["figures"]
+    lines = ["", "| tokens of the update | " + " | ".join(points) + " |", "|---" * (1 + len(points)) + "|"]
+    for row in zip(*points.values(), strict=True):
+        lines.append(
+            f"| {row[0]['tokens']:,} | " + " | ".join(f"{point['bytes'] / 2**20:,.0f} MiB" for point in row) + " |"
+        )
+    first, *_, last = points["trl"]
+    slope = (last["bytes"] - first["bytes"]) / (last["tokens"] - first["tokens"])
+    full = last["tokens"] + (20 * 2**30 - last["bytes"]) / slope
+    lines += [
+        "",
+        f"In one pass TRL takes {slope / 1024:.0f} KiB a token, so that 20 GB are full at {full:,.0f} tokens.",
+    ]
+    return lines
 
 
 def render(stored: Mapping[str, Any]) -> None:

@@ -64,7 +64,8 @@ def grpo_run(world: str, batch: int, reward: str = "score", **more: Any) -> Run:
 def a2po_run(tasks: int, batch: int, updates: int) -> Run:
     """A*-PO as TRL computes it: one attempt at each of `batch` tasks, eight reference plays of each of `tasks`."""
     algorithm = {"name": "astar_po", "group_size": 1, "beta": 1e-3, "normalize_gradient": False}
-    values = {"samples": 8, "beta": 0.5, "tasks": tasks}
+    # One commit of all plays: TRL keeps its values in memory alone.
+    values = {"samples": 8, "beta": 0.5, "tasks": tasks, "batch": 8 * tasks}
     return _run("arithmetic", algorithm, "score", tasks=batch, values=values, updates=updates)
 
 
