@@ -84,21 +84,26 @@ class Draw:
 
     def _go_through(self) -> None:
         """One epoch. Where every temperature has `size` tasks, it fills a batch at least."""
-        under_way: list[list[int]] = []
+        batches: dict[float, list[list[int]]] = {}
+        # No batch before these takes a part: of that temperature, since they are full; of that task, since it is there.
+        not_full: dict[float, int] = {}
+        without: dict[tuple[float, str], int] = {}
         order = generator(self._seed, "saved", self._epochs).permutation(len(self._parts))
-        for place, number in enumerate(map(int, order), start=1):
-            batch = next((batch for batch in under_way if self._fits(number, batch)), None)
-            if batch is None:
-                under_way.append(batch := [])
-            batch.append(number)
-            if len(batch) == self._size:
-                under_way.remove(batch)
-                self._full.append((self._epochs + place / len(order), batch))
+        for passed, number in enumerate(map(int, order), start=1):
+            warm, task = self._parts[number].temperature, self._parts[number].task
+            there = batches.setdefault(warm, [])
+            place = max(not_full.get(warm, 0), without.get((warm, task), 0))
+            while place < len(there) and len(there[place]) == self._size:
+                place += 1
+            if place == len(there):
+                there.append([])
+            there[place].append(number)
+            without[warm, task] = place + 1
+            if len(there[place]) == self._size:
+                self._full.append((self._epochs + passed / len(order), there[place]))
+                while not_full.get(warm, 0) < len(there) and len(there[not_full.get(warm, 0)]) == self._size:
+                    not_full[warm] = not_full.get(warm, 0) + 1
         self._epochs += 1
-
-    def _fits(self, number: int, batch: Sequence[int]) -> bool:
-        new, there = self._parts[number], [self._parts[other] for other in batch]
-        return there[0].temperature == new.temperature and all(other.task != new.task for other in there)
 
 
 class Saved:
