@@ -37,12 +37,6 @@ class Play:
         return (*self.key, int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"), self.attempt)
 
 
-READ_SHARE = 0.5
-"""Share of the slots that must wait for their next words before those are read, unless nobody is speaking. Reading is
-cheaper per token when many read at once, speaking when few wait; on WebShop 1.0 is 3 % faster and 0.25 is 6 % slower,
-and the more replies differ in length the more 1.0 would wait."""
-
-
 @dataclass
 class _Open:
     """An episode under way."""
@@ -122,7 +116,7 @@ def collect(
         if left:
             conversations.close(left)
         reading += admitted
-        if reading and (not speaking or len(reading) >= READ_SHARE * len(going)):
+        if reading and (not speaking or len(reading) >= conversations.read_share * len(going)):
             for slot in reading:
                 if (key := going[slot].begins_anew) is not None:
                     conversations.restart(slot, key)
@@ -210,8 +204,6 @@ class _Table:
 
 def check_context(policy: Player, rollout: RolloutSettings) -> None:
     """Refuse episodes that may grow longer than the policy's model can read. Raises SettingsError."""
-    if policy.model is None:
-        return
     if policy.model is None:
         return
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)

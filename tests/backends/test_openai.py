@@ -16,9 +16,11 @@ from servers import Answer, as_json, serving
 
 from astarpo.backends.openai import EndpointPlayer, Pieces
 from astarpo.cli import main
+from astarpo.environments.rewards import score
 from astarpo.errors import BackendError, SettingsError
 from astarpo.evaluate import evaluate
 from astarpo.generation import EndpointSettings
+from astarpo.rollout import Play, collect
 from astarpo.run import EvaluationSettings, RolloutSettings
 from astarpo.types import Ended
 from small import riddles, small_run, talk
@@ -131,6 +133,29 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
         riddled(who, tasks=12)
         who.close()
     assert most == 3
+
+
+def test_an_episode_goes_on_while_the_replies_of_all_others_are_awaited() -> None:
+    second_turn, seen, lock = threading.Event(), list[int](), threading.Lock()
+
+    def answer(_path: str, body: Any) -> Answer:
+        with lock:
+            seen.append(len(body["messages"]))
+            number = len(seen)
+        if len(body["messages"]) > 1:
+            second_turn.set()
+        if number > 1:
+            assert second_turn.wait(10)
+        return as_json(said("yes"))
+
+    with serving(answer) as url:
+        who = player(url)
+        plays = [Play(f"chatty/1/{i}", 0, (7,)) for i in range(5)]
+        limits = RolloutSettings()
+        found = collect(who, talk(max_turns=2), plays, rollout=limits, temperature=1.0, reward=score)
+        who.close()
+    assert second_turn.is_set()
+    assert [len(episode.turns) for episode in found] == [2] * 5
 
 
 def test_a_busy_endpoint_is_asked_again_after_the_time_it_names() -> None:

@@ -26,6 +26,11 @@ from astarpo.trainer import resume, train
 from small import small_run
 
 
+def slow(*values: Any) -> Any:
+    """Values of a test that is left out by default."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Pretender:
     """Answers as a vLLM server: samples from weights of its own, which it reloads when told.
 
@@ -108,6 +113,7 @@ def test_a_run_through_a_server_trains_on_what_the_server_sampled(
     assert pretender.replies > 30
 
 
+@pytest.mark.slow
 def test_a_lagging_sampler_pushes_as_seldom_as_it_is_synchronised(
     server: tuple[Pretender, str], small_model: Path, tmp_path: Path
 ) -> None:
@@ -122,12 +128,12 @@ def test_a_lagging_sampler_pushes_as_seldom_as_it_is_synchronised(
     ("fault", "told"),
     [
         ("dies", r"broke off \(RemoteProtocolError\) after 3 tries"),
-        ("hangs", "did not answer within 2 seconds after 3 tries"),
-        ("nonsense", "answered something else than was asked for"),
-        ("refuses", r"refused with 400 \(too long\)"),
         ("stale", "does not hold the policy's weights: log-probs of what it said differ by"),
-        ("half", "does not hold the policy's weights: log-probs of what it said differ by"),
-        ("kept keys", "kept keys of older weights"),
+        slow("hangs", "did not answer within 2 seconds after 3 tries"),
+        slow("nonsense", "answered something else than was asked for"),
+        slow("refuses", r"refused with 400 \(too long\)"),
+        slow("half", "does not hold the policy's weights: log-probs of what it said differ by"),
+        slow("kept keys", "kept keys of older weights"),
     ],
 )
 def test_a_server_that_fails_stops_the_run_in_one_sentence_and_nothing_is_lost(
@@ -204,6 +210,7 @@ def test_settings_of_the_other_kind_of_vllm_are_refused(vllm: dict[str, Any], to
         small_run(small_model, rollout={"backend": "vllm", "vllm": vllm})
 
 
+@pytest.mark.slow
 def test_the_probe_sees_every_matrix_of_a_trained_model() -> None:
     policy = load_policy(PolicySettings(), "arithmetic")
 

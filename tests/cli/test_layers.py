@@ -27,6 +27,7 @@ def split(*arguments: str) -> tuple[list[str], list[tuple[str, str]]]:
 def test_the_sections_of_the_command_line_are_those_of_a_run() -> None:
     assert {name for name in Run.model_fields if name not in {"updates", "seed", "preset"}} == {
         *SECTIONS,
+        "episodes",
         "control",
         "sinks",
         "checkpoint_every",

@@ -177,6 +177,8 @@ class EndpointPlayer:
 class EndpointConversations:
     """Open conversations with an endpoint; see `Conversations`."""
 
+    read_share = 0.0
+
     def __init__(
         self, player: EndpointPlayer, chat: Pieces, keys: Sequence[tuple[int, ...]], pool: ThreadPoolExecutor
     ) -> None:

@@ -57,6 +57,9 @@ class Engine(Protocol):
 class TokenConversations:
     """Open conversations in an `Engine`; see `Conversations`."""
 
+    # The engine makes its own batches, of reading and speaking at once.
+    read_share = 0.0
+
     def __init__(self, engine: Engine, chat: Chat, keys: Sequence[tuple[int, ...]]) -> None:
         self._engine, self._chat = engine, chat
         self._ids: list[list[int]] = [[] for _ in keys]

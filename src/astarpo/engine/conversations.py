@@ -78,6 +78,10 @@ class _Place:
 class Slots:
     """Open conversations of one policy; see `Conversations`. Not valid once the policy's weights have changed."""
 
+    read_share = 0.5
+    """Reading is cheaper per token when many read at once, speaking when few wait; on WebShop 1.0 is 3 % faster and
+    0.25 is 6 % slower, and the more replies differ in length the more 1.0 would wait."""
+
     def __init__(self, policy: Player, keys: Sequence[tuple[int, ...]]) -> None:
         self._policy = policy
         self._forward = policy.forward

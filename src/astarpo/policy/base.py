@@ -26,7 +26,14 @@ class Conversations(Protocol):
 
 
 class Sessions(Conversations, Protocol):
-    """Conversations as a rollout holds them: a slot is used again, and replies need not end together."""
+    """Conversations as a rollout holds them: a slot is used again, and replies need not end together.
+
+    Attributes:
+        read_share: share of the slots in use that must wait for their next words before those are read, unless nobody
+            is speaking; 0 where reading many at once gains nothing.
+    """
+
+    read_share: float
 
     def restart(self, slot: int, key: tuple[int, ...]) -> None:
         """The conversation in `slot` is over and a new, empty one under `key` takes its place."""
