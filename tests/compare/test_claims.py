@@ -235,6 +235,9 @@ def test_runs_are_done_once_by_as_many_processes_as_share_the_folder(tmp_path: P
     assert [job.kind for job in todo] == ["sweep", "sweep", "run"]
     one = done[todo[-1].key]
     assert (one["updates"], one["episodes"], one["after"]["n"]) == (2, 16, 6)
+    # The start's outcomes as well: gains are paired task by task.
+    assert {*one["before"]} >= {"outcomes", "success", "n"}
+    assert one["before"]["outcomes"] != ""
     assert [update for update, _ in one["curve"]] == [0, 1, 2]
     assert len(one["metrics"]["entropy"]) == 2
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
@@ -251,6 +254,20 @@ def test_a_run_that_fails_leaves_its_sentence_and_the_others_go_on(tmp_path: Pat
     assert len(work.read_folder(tmp_path / "out")) == 1
     (sorry,) = (tmp_path / "out" / "failures").iterdir()
     assert "arithmetic/bad, seed 0: " in sorry.read_text("utf-8")
+
+
+def test_a_run_may_be_judged_in_another_environment_than_it_was_trained_in(tmp_path: Path) -> None:
+    easy = QUICK | {"updates": 1, "evaluation": {"tasks": 40, "samples": 0, "every": 0}}
+    spec = ArmSpec("arithmetic/a", easy, seeds=1, judged_in={"level": "hard"})
+    whole = Book({spec.name: spec}, {}, ())
+    assert work.work(whole, tmp_path) == {}
+    ((key, one),) = work.read_folder(tmp_path).items()
+    trained_in = json.loads((tmp_path / "runs" / key / "result.json").read_text("utf-8"))
+    assert one["before"]["success"] < trained_in["before"]["success"]
+    assert one["tasks"] != tasks_digest(
+        json.loads((tmp_path / "runs" / key / "outcomes" / "after.json").read_text("utf-8"))
+    )
+    assert key_of(spec.plain(seed=0, rate=1.0)) != key_of(ArmSpec(spec.name, easy).plain(seed=0, rate=1.0))
 
 
 def test_signal_to_noise_is_measured_on_other_episodes_in_every_draw(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class ArmSpec:
         rate_of: the arm whose choice it takes.
         checkpoints: updates whose weights are judged on test as well.
         unchecked: train without the check of the environment, which would refuse it.
+        judged_in: settings of the environment in which start and end are judged, where it is not the one trained in.
         words: what it is.
     """
 
@@ -66,6 +67,7 @@ class ArmSpec:
     rate_of: str = ""
     checkpoints: tuple[int, ...] = ()
     unchecked: bool = False
+    judged_in: Mapping[str, Any] = field(default_factory=dict)
     words: str = ""
 
     @property
@@ -78,6 +80,8 @@ class ArmSpec:
         found: dict[str, Any] = {"preset": self.preset, "settings": dict(self.settings), "seed": seed, "rate": rate}
         if self.unchecked:
             found["unchecked"] = True
+        if self.judged_in:
+            found["judged_in"] = dict(self.judged_in)
         if updates is not None:
             # A sweep looks at dev alone.
             found["settings"] = merge(
@@ -289,6 +293,7 @@ def _arm(name: str, given: dict[str, Any], frames: Mapping[str, Any], known: Map
             "rate_of": base.rate_of or (like if len(base.sweep) > 1 else ""),
             "checkpoints": base.checkpoints,
             "unchecked": base.unchecked,
+            "judged_in": base.judged_in,
         }
     elif frame:
         below = dict(frames[frame])

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +47,7 @@ def record(
     Raises:
         RunError: files of the run are damaged.
     """
-    # Runs of an earlier version kept no single outcomes.
-    kept = (result.folder / "outcomes" / "after.json").exists()
-    before = read_outcomes(result.folder, "before") if kept else {}
-    after = read_outcomes(result.folder, "after") if kept else {}
+    before, after = _outcomes(result, "before"), _outcomes(result, "after")
     return {
         "environment": result.environment,
         "updates": result.updates,
@@ -121,6 +118,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def write_line(one: Mapping[str, Any]) -> str:
     """A record as one line of a data file."""
     return json.dumps(one, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def _outcomes(result: Result, when: Literal["before", "after"]) -> Mapping[str, tuple[bool, float]]:
+    """Task by task; empty for a run of an earlier version, which kept none. A result that was read has them on disk."""
+    found = result.before.outcomes if when == "before" else result.after.outcomes
+    kept = (result.folder / "outcomes" / f"{when}.json").exists()
+    return read_outcomes(result.folder, when) if not found and kept else found
 
 
 def _judged(found: Evaluation, outcomes: Mapping[str, tuple[bool, float]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ from astarpo.evaluate import Evaluation, evaluate
 from astarpo.journal import write_atomically
 from astarpo.policy.load import load_policy
 from astarpo.progress import Watch
-from astarpo.run import Run, environment
+from astarpo.run import Run, environment, merge
 from astarpo.trainer import Result, Trainer, resume, train
 
 Kind = Literal["run", "sweep", "snr"]
@@ -304,7 +304,23 @@ def _trained(job: Job, folder: Path, began: float) -> dict[str, Any]:
             shutil.rmtree(out, ignore_errors=True)
             result = unchecked(run, out) if job.plain.get("unchecked") else train(run, out)
         judged = {update: at_checkpoint(run, out, update) for update in job.plain.get("checkpoints", ())}
+        if "judged_in" in job.plain:
+            result = elsewhere(job.plain, result)
     return record(result, checkpoints=judged, seconds=time.process_time() - began)
+
+
+def elsewhere(plain: Mapping[str, Any], result: Result) -> Result:
+    """`result` with start and end judged in the environment of `judged_in`; what was judged before stays in its folder.
+
+    A fault of the environment that was trained in would else be a fault of the judgement as well.
+    """
+    settings = merge(plain["settings"], {"environment": plain["judged_in"]})
+    run = run_of({**plain, "settings": settings})
+    found = []
+    for weights in (run.policy.model, str(model_folder(result.folder))):
+        player = load_policy(run.policy.model_copy(update={"model": weights}), run.environment.name)
+        found.append(evaluate(player, environment(run), settings=run.evaluation, rollout=run.rollout))
+    return replace(result, before=found[0], after=found[1])
 
 
 def unchecked(run: Run, out: Path) -> Result:
