@@ -229,7 +229,8 @@ def share_out(
     finally:
         for one in running:
             if one.poll() is None:
-                one.send_signal(2)
+                # Not SIGINT, which a shell may have told its background jobs to ignore.
+                one.terminate()
         for one in running:
             one.wait()
     failures = sorted((folder / "failures").glob("*.txt"))
