@@ -17,13 +17,13 @@ from torch.utils._pytree import tree_leaves
 from astarpo import footprint as subject
 from astarpo.batch import Batch
 from astarpo.engine.conversations import READ_TOKENS
-from astarpo.errors import DataError
+from astarpo.errors import DataError, SettingsError
 from astarpo.footprint import GPUS, Footprint, changed, footprint, shape_of, shape_of_policy, to_fit
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
 from astarpo.policy import adapters, scoring
 from astarpo.policy.head import CHUNK
 from astarpo.run import Run, algorithm, load_preset, merge, preset_names
-from astarpo.update import learn, new_optimizer
+from astarpo.update import backward, learn, new_optimizer
 from small import small_policy
 from test_memory import WIDTHS, learner, shape
 
@@ -65,6 +65,7 @@ def test_the_optimiser_keeps_the_bytes_that_are_said(name: str, width: int) -> N
     )
     found = footprint(given, of)
     assert held == pytest.approx(term(found, "optimiser"), rel=0.02)
+    backward(policy, episodes(of), algorithm(given), reference=None, tokens=10**6)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     assert sum(t.numel() * t.element_size() for t in gradients) == term(found, "gradients")
     copies = [master for _, master in optimizer.masters]
@@ -237,6 +238,26 @@ def test_four_bits_are_proposed_with_the_adapter_that_they_need() -> None:
     assert any(change.learns_otherwise for change in made)
 
 
+def by(found: Footprint, name: str) -> str:
+    """What is said to lower a term."""
+    (setting,) = (term.setting for term in found.terms if term.name == name)
+    return setting
+
+
+def test_a_setting_is_only_said_to_lower_what_it_still_can() -> None:
+    of, long = KNOWN[LARGE], {"microbatch_tokens": 4096}
+    four = {"policy": {"lora": {"rank": 8}, "quantize": "nf4"}}
+    assert by(footprint(run(policy={"lora": {"rank": 8}}), of), "weights") == "policy.quantize"
+    assert by(footprint(run(**four), of), "weights") == "policy.model"
+    assert by(footprint(run(), of), "optimiser") == "optimizer.name"
+    assert by(footprint(run(optimizer={"name": "adamw_8bit"}), of), "optimiser") == "policy.lora.rank"
+    # An episode of 4,127 tokens is not cut.
+    assert by(footprint(run(optimizer={"microbatch_tokens": 8192}), of), "activations") == "optimizer.microbatch_tokens"
+    assert by(footprint(run(optimizer=long), of), "activations") == "policy.gradient_checkpointing"
+    frugal = run(optimizer=long, policy={"gradient_checkpointing": True})
+    assert by(footprint(frugal, of), "activations") == "rollout.episode_tokens"
+
+
 def test_where_nothing_helps_that_is_said() -> None:
     assert to_fit(run(), KNOWN[LARGE], 4) is None
 
@@ -263,4 +284,25 @@ def test_another_architecture_has_its_own_number_of_parameters(tmp_path: Path) -
 
 def test_a_folder_without_a_config_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no config\.json in .*name the folder"):
+        shape_of(str(tmp_path))
+
+
+def test_an_embedded_model_that_does_not_ship_is_refused() -> None:
+    with pytest.raises(SettingsError, match="there is no embedded model 'tiny:purple' for webshop: known"):
+        shape_of_policy(run(policy={"model": "tiny:purple"}))
+
+
+def test_a_model_without_heads_is_refused_and_one_without_a_longest_context_is_not(tmp_path: Path) -> None:
+    from transformers import BloomConfig, MambaConfig
+
+    MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=100).save_pretrained(tmp_path / "mamba")
+    with pytest.raises(DataError, match=r"the config of a mamba names no num_attention_heads, and its memory is not"):
+        shape_of(str(tmp_path / "mamba"))
+    BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=100).save_pretrained(tmp_path / "bloom")
+    assert shape_of(str(tmp_path / "bloom")).context > 10**9
+
+
+def test_an_adapter_is_planned_by_its_base(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base", "r": 8}')
+    with pytest.raises(SettingsError, match=r"is an adapter, .* plan with policy\.model=some/base and the adapter's"):
         shape_of(str(tmp_path))

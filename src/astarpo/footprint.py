@@ -5,6 +5,7 @@ Training and playing take turns on one GPU, so the peak is what always stays plu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any, Literal
 from astarpo import memory
 from astarpo.errors import DataError, SettingsError
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
-from astarpo.policy import tiny
-from astarpo.policy.load import FALLBACK
+from astarpo.policy import adapters
+from astarpo.policy.load import embedded
 from astarpo.run import Run, algorithm, merge, override, plays_reference
 
 GPUS = (24, 48, 80, 141)
@@ -149,13 +150,19 @@ def shape_of(model: str) -> Shape:
     activations of one without a gated feed-forward layer are counted as if it had one.
 
     Raises:
-        DataError: there is no such config, or it is not of a causal language model.
+        DataError: there is no such config, or it is not of a causal language model that attends.
+        SettingsError: it is the folder of an adapter.
     """
     if model in KNOWN:
         return KNOWN[model]
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if (Path(model) / adapters.CONFIG).is_file():
+        raise SettingsError(
+            f"{model} is an adapter, which has no shapes of its own: plan with policy.model="
+            f"{adapters.base_of(Path(model))} and the adapter's policy.lora.rank."
+        )
     if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
         raise DataError(f"there is no config.json in {model}: name the folder of a Hugging Face causal model.")
     try:
@@ -165,16 +172,25 @@ def shape_of(model: str) -> Shape:
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"cannot read the shapes of {model!r}: {first}") from error
-    return _shape(config.get_text_config(), counted)
+    try:
+        return _shape(config.get_text_config(), counted)
+    except AttributeError as error:
+        raise DataError(
+            f"cannot plan for {model!r}: the config of a {config.model_type} names no {error.name}, and its memory is "
+            "not known here; `astarpo train --dry-run` tries it."
+        ) from error
 
 
 def shape_of_policy(run: Run) -> Shape:
-    """The sizes of the model that `run` names; see `shape_of`."""
+    """The sizes of the model that `run` names; see `shape_of`.
+
+    Raises:
+        DataError, SettingsError: as `shape_of`, or there is no such embedded model.
+    """
     name = run.policy.model
     if name != "tiny" and not name.startswith("tiny:"):
         return shape_of(name)
-    found = tiny.folder(run.environment.name, name.partition(":")[2]) or tiny.folder(FALLBACK)
-    return shape_of(str(found))
+    return shape_of(str(embedded(name, run.environment.name)))
 
 
 def _shape(config: Any, counted: int) -> Shape:
@@ -189,7 +205,7 @@ def _shape(config: Any, counted: int) -> Shape:
         vocabulary=int(config.vocab_size),
         tied=bool(config.tie_word_embeddings),
         bias=config.model_type == "qwen2",
-        context=int(config.max_position_embeddings),
+        context=int(getattr(config, "max_position_embeddings", None) or sys.maxsize),
     )
     return replace(bare, other=counted - bare.parameters)
 
@@ -199,7 +215,7 @@ def footprint(run: Run, shape: Shape) -> Footprint:
     rank = run.policy.lora.rank
     learning = shape.adapter(rank) if rank else shape.parameters
     episodes = run.rollout.tasks_per_update * run.algorithm.group_size
-    terms = (*_kept(run, shape, learning), *_playing(run, shape, episodes), *_learning(run, shape))
+    terms = (*_kept(run, shape, learning), *_playing(run, shape, episodes), *_learning(run, shape, learning))
     return Footprint(run.policy.model, shape.parameters, learning, terms, episodes, episodes * run.rollout.longest)
 
 
@@ -215,12 +231,12 @@ def _kept(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
         inside = shape.layers * shape.block_matrices
         weights = round(inside * FOUR_BITS) + (shape.parameters - inside) * width
         how = f"{inside:,} parameters × {FOUR_BITS:.3f} bytes, the others × {width}"
-    yield Term("weights", weights, "always", how, "policy.quantize" if rank else "policy.model")
+    lower = "policy.quantize" if rank and run.policy.quantize == "none" else "policy.model"
+    yield Term("weights", weights, "always", how, lower)
     if rank:
         yield Term("adapter", learning * FLOAT, "always", f"rank {rank}: {learning:,} × 4 bytes", "policy.lora.rank")
     elif width != FLOAT:
         yield Term("float32 copies", learning * FLOAT, "always", f"{learning:,} weights × 4 bytes", "policy.lora.rank")
-    yield Term("gradients", learning * FLOAT, "always", f"{learning:,} that learn × 4 bytes", "policy.lora.rank")
     states, words = learning * 2.0 * FLOAT, "two running means of 4 bytes"
     if run.optimizer.name == "adamw_8bit":
         states, words = learning * EIGHT_BITS, f"two running means of {EIGHT_BITS / 2:.3f} bytes"
@@ -230,7 +246,8 @@ def _kept(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
             FLOAT * (inside + 2.0 * (learning - inside)),
             "one running mean of 4 bytes, outside the blocks two",
         )
-    yield Term("optimiser", round(states), "always", words, "optimizer.name")
+    lower = "optimizer.name" if run.optimizer.name != "adamw_8bit" else "policy.lora.rank"
+    yield Term("optimiser", round(states), "always", words, lower)
     # What does not learn is shared with a copy that never does.
     copied = learning * FLOAT if rank else weights
     if needs.reference or needs.exact_kl or plays_reference(run):
@@ -275,13 +292,18 @@ def _playing(run: Run, shape: Shape, episodes: int) -> Iterator[Term]:
     yield Term("reading pages", inner, "playing", f"one block and its mask over {read:,} tokens")
 
 
-def _learning(run: Run, shape: Shape) -> Iterator[Term]:
+def _learning(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
     """What one forward and backward pass takes."""
+    yield Term("gradients", learning * FLOAT, "learning", f"{learning:,} that learn × 4 bytes", "policy.lora.rank")
     width, tokens = _width(run), max(run.optimizer.microbatch_tokens, run.rollout.longest)
     checkpointing, adapters = run.policy.gradient_checkpointing, run.policy.lora.rank > 0
     held = memory.activations(shape, tokens, width, checkpointing=checkpointing, adapters=adapters)
     kept = "the inputs of all blocks and one block" if checkpointing else "all blocks"
-    yield Term("activations", held, "learning", f"{tokens:,} tokens × {held // tokens:,} bytes, {kept}", _MICROBATCH)
+    # An episode is not cut.
+    lower = _MICROBATCH if run.optimizer.microbatch_tokens > run.rollout.longest else "rollout.episode_tokens"
+    if lower != _MICROBATCH and not checkpointing:
+        lower = "policy.gradient_checkpointing"
+    yield Term("activations", held, "learning", f"{tokens:,} tokens × {held // tokens:,} bytes, {kept}", lower)
     acted = acted_at_most(run, tokens)
     logits = min(acted * shape.vocabulary, max(CHUNK, shape.vocabulary))
     # The head's gradient is summed over chunks in float32, and handed on in the weights' own precision.
@@ -387,16 +409,19 @@ def _rungs(run: Run) -> Iterator[_Rung]:
     while tokens > run.rollout.longest:
         tokens = max(tokens // 2, run.rollout.longest)
         yield _Rung(_MICROBATCH, str(tokens))
-    slots = min(run.rollout.slots, run.rollout.tasks_per_update * run.algorithm.group_size)
+    slots, fewer = min(run.rollout.slots, run.rollout.tasks_per_update * run.algorithm.group_size), list[_Rung]()
     while slots > FEWEST_SLOTS:
         slots //= 2
-        yield _Rung("rollout.slots", str(slots))
+        fewer.append(_Rung("rollout.slots", str(slots)))
+    yield from fewer
     yield _Rung("policy.dtype", "bfloat16", learns_otherwise=True)
     yield _Rung("optimizer.name", "adamw_8bit", learns_otherwise=True)
     yield _Rung("policy.lora.rank", "32", learns_otherwise=True)
     # Float32 copies of all weights may have made it larger; an adapter has none.
     yield _Rung("policy.dtype", "bfloat16", learns_otherwise=True)
     yield _Rung("policy.quantize", "nf4", learns_otherwise=True)
+    # Where learning took more than playing, fewer slots were of no use until it took less.
+    yield from fewer
 
 
 FEWEST_SLOTS = 8

@@ -174,7 +174,7 @@ class Trainer:
 
     def evaluate(self, split: str, tasks: int | None = None, samples: int | None = None) -> Evaluation:
         """The current policy on held-out tasks."""
-        with self.clock(f"evaluation on {split}"):
+        with self.clock(f"evaluation on {split}"), self._memory_for_playing():
             return evaluate(
                 self.backend.player(self.policy),
                 self.environment,
@@ -269,8 +269,9 @@ class Trainer:
         return replace(used, seconds=round(used.seconds, 3))
 
     def _learn(self, batch: Batch, update: int, share: float | None) -> dict[str, float]:
-        run, batch = self.run, self._with_reference(batch)
+        run = self.run
         try:
+            batch = self._with_reference(batch)
             with self.clock("training"):
                 metrics = learn(
                     self.policy,
@@ -344,16 +345,29 @@ class Trainer:
 
     def _play(self, plays: Sequence[Play], update: int) -> list[Episode]:
         run = self.run
-        episodes = collect(
-            self.backend.player(self.sampler),
-            self.environment,
-            plays,
-            rollout=run.rollout,
-            temperature=run.rollout.temperature_at(update, run.updates, self._share(update)),
-            reward=self.reward,
-            spent=self.clock.spent,
-        )
+        with self._memory_for_playing():
+            episodes = collect(
+                self.backend.player(self.sampler),
+                self.environment,
+                plays,
+                rollout=run.rollout,
+                temperature=run.rollout.temperature_at(update, run.updates, self._share(update)),
+                reward=self.reward,
+                spent=self.clock.spent,
+            )
         return [shortened(episode, run.rollout) for episode in episodes]
+
+    @contextmanager
+    def _memory_for_playing(self) -> Iterator[None]:
+        """Raises RunError where a GPU's memory does not do for what is played inside."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                "the GPU's memory did not do for playing; any checkpoint is intact, so lower rollout.slots (now "
+                f"{self.run.rollout.slots}), which holds fewer conversations, or rollout.episode_tokens (now "
+                f"{self.run.rollout.episode_tokens}), which holds shorter ones, and resume."
+            ) from error
 
     def _collapse(self, episodes: Sequence[Episode], update: int) -> dict[str, float]:
         """Collapse metrics of the policy before it learns, where it is their turn."""

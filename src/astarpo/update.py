@@ -54,9 +54,7 @@ def learn(
     """
 
     def one(part: Batch) -> dict[str, float]:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        _drop_gradients(optimizer)
         metrics = backward(policy, part, algorithm, reference=reference, tokens=settings.microbatch_tokens)
         if metrics.get("signal/skipped"):
             return metrics
@@ -64,6 +62,9 @@ def learn(
             return metrics | step(optimizer, settings, update, updates, share)
         except FloatingPointError:
             return metrics | {"signal/not_finite": 1.0}
+        finally:
+            # Nothing reads them any more, and playing may want the room.
+            _drop_gradients(optimizer)
 
     if settings.minibatches == settings.epochs == 1:
         return one(batch)
@@ -74,6 +75,12 @@ def learn(
         steps += [(part.size, one(part)) for part in parts(whole, settings.minibatches, random)]
     moved = sum("grad_norm" in metrics for _, metrics in steps)
     return together(steps) | logged | {"optimizer/steps": float(moved)}
+
+
+def _drop_gradients(optimizer: Together) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 def parts(batch: Batch, count: int, random: np.random.Generator) -> Iterator[Batch]:
@@ -152,6 +159,9 @@ def backward(
         loss.backward()  # type: ignore[no-untyped-call]
         for some in scoring.cuts(part.scored_lengths, tokens, packed=packed):
             cut = part.take(some)
+            if not bool(cut.acted.any()):
+                # Nothing was said in it, so no gradient goes there.
+                continue
             scored = policy.log_probs(cut, reference=teacher, tokens=min(tokens, PASS_TOKENS))
             outs, grads = [], []
             for out, leaf in (

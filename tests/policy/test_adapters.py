@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,21 @@ def test_only_the_layers_that_are_named_get_one(small_model: Path) -> None:
     assert learning == {"q_proj", "v_proj"}
     with pytest.raises(SettingsError, match=r"names purple, of which this model has none: its layers are .*q_proj"):
         load(small_model, lora={**LORA, "target_modules": "purple"})
+    with pytest.raises(SettingsError, match=r"names purple, of which this model has none: its layers are .*q_proj"):
+        load(small_model, lora={**LORA, "target_modules": ["q_proj", "purple"]})
+    with pytest.raises(SettingsError, match=r"target_modules input_layernorm cannot all carry an adapter: Target mod"):
+        load(small_model, lora={**LORA, "target_modules": "input_layernorm"})
+
+
+def test_an_adapter_of_another_kind_is_refused(small_model: Path, tmp_path: Path) -> None:
+    from peft import IA3Config
+
+    policy = load(small_model)
+    named: Any = {"target_modules": ["k_proj"], "feedforward_modules": [], "task_type": "CAUSAL_LM"}
+    policy.model.add_adapter(IA3Config(**named))
+    policy.model.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"the adapter .* is of the kind IA3 and only LoRA's learn here"):
+        load(tmp_path)
 
 
 def test_the_adapter_is_float32_over_a_model_that_is_not(small_model: Path) -> None:

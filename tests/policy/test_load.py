@@ -143,8 +143,16 @@ def test_a_device_that_is_none_is_refused(small_model: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_refused(small_model: Path) -> None:
-    with pytest.raises(SettingsError, match="no GPU is visible to torch: use auto or cpu"):
+    with pytest.raises(SettingsError, match="no GPU of that kind is visible to torch: use auto or cpu"):
         load(small_model, device="cuda:0")
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "mps", "cuda:99"])
+def test_a_device_that_torch_knows_and_this_machine_has_not_is_refused(small_model: Path, device: str) -> None:
+    if torch.accelerator.is_available() and str(torch.accelerator.current_accelerator()) == device:
+        pytest.skip(f"there is one {device} here")
+    with pytest.raises(SettingsError, match=f"policy.device is '{device}' but .* GPU of that kind is visible"):
+        load(small_model, device=device)
 
 
 def test_a_model_saved_and_loaded_has_the_same_fingerprint_and_another_seed_has_not(tmp_path: Path) -> None:

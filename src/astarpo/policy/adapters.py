@@ -44,12 +44,22 @@ def attach(model: Any, *, rank: int, alpha: float, target_modules: Sequence[str]
         target_modules: names of the layers that get one, or all-linear for every linear layer but the head.
 
     Raises:
-        SettingsError: peft is not installed, or the model has no such layers.
+        SettingsError: peft is not installed, or the model lacks one of these layers.
     """
     require_peft()
     from peft import LoraConfig
 
     names: str | list[str] = "all-linear" if "all-linear" in target_modules else list(target_modules)
+    # peft is content with one that there is, and leaves out the others without a word.
+    there = {name for name, _ in model.named_modules()}
+    wanted = (one for one in target_modules if one != "all-linear")
+    lacking = [one for one in wanted if not any(name == one or name.endswith(f".{one}") for name in there)]
+    if lacking:
+        linear = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
+        raise SettingsError(
+            f"policy.lora.target_modules names {', '.join(lacking)}, of which this model has none: its layers "
+            f"are {', '.join(linear)}; name some of those, or all-linear."
+        )
     try:
         # Always the same: a resumed run finds the reference that it had, by its fingerprint.
         with torch.random.fork_rng():
@@ -57,10 +67,10 @@ def attach(model: Any, *, rank: int, alpha: float, target_modules: Sequence[str]
             whole: Any = {"r": rank, "lora_alpha": alpha, "target_modules": names, "task_type": "CAUSAL_LM"}
             model.add_adapter(LoraConfig(**whole))
     except ValueError as error:
-        linear = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(
-            f"policy.lora.target_modules names {', '.join(target_modules)}, of which this model has none: its layers "
-            f"are {', '.join(linear)}; name some of those, or all-linear."
+            f"policy.lora.target_modules {', '.join(target_modules)} cannot all carry an adapter: {first}; name linear "
+            "layers, or all-linear."
         ) from error
     only_adapter_learns(model)
 
@@ -70,9 +80,12 @@ def read(folder: Path, model: Any) -> None:
 
     Raises:
         SettingsError: peft is not installed.
-        DataError: it was trained on another model, or its files cannot be read.
+        DataError: it is no LoRA, it was trained on another model, or its files cannot be read.
     """
     require_peft()
+    kind = _said(folder, "peft_type")
+    if kind != "LORA":
+        raise DataError(f"the adapter {folder} is of the kind {kind} and only LoRA's learn here: name one of those.")
     renaming = getattr(model, "_weight_conversions", None)
     try:
         if not fits(folder, model):
@@ -124,13 +137,18 @@ def base_of(folder: Path) -> str:
     Raises:
         DataError: its adapter_config.json cannot be read or names none.
     """
-    try:
-        name = json.loads((folder / CONFIG).read_text("utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / CONFIG} cannot be read: the adapter is damaged.") from error
+    name = _said(folder, "base_model_name_or_path")
     if not name:
         raise DataError(f"{folder / CONFIG} names no base model: write it as base_model_name_or_path.")
     return str(name)
+
+
+def _said(folder: Path, name: str) -> Any:
+    """An entry of the adapter_config.json in `folder`. Raises DataError where there is none."""
+    try:
+        return json.loads((folder / CONFIG).read_text("utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / CONFIG} cannot be read: the adapter is damaged.") from error
 
 
 def base_print(model: Any) -> str:

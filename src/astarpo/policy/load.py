@@ -38,8 +38,8 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
         DataError: the folder lacks a model or a tokenizer, cannot be read, or the model is not causal.
         SettingsError: no such embedded variant, no such device, or a package that the settings need is missing.
     """
-    embedded = settings.model == "tiny" or settings.model.startswith("tiny:")
-    where = str(_embedded(settings.model, environment)) if embedded else settings.model
+    ours = settings.model == "tiny" or settings.model.startswith("tiny:")
+    where = str(embedded(settings.model, environment)) if ours else settings.model
     adapter = Path(where) if (Path(where) / adapters.CONFIG).is_file() else None
     if adapter is not None:
         if settings.lora.rank:
@@ -73,7 +73,7 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
             f"{sorted(info['missing_keys'])[0]!r}; they are cut short or of another architecture."
         )
     device = _device(settings.device)
-    rules = settings.rules if settings.rules is not None else not (embedded or _says_embedded(Path(where)))
+    rules = settings.rules if settings.rules is not None else not (ours or _says_embedded(Path(where)))
     if settings.quantize == "none":
         model.to(device)
     else:
@@ -136,7 +136,8 @@ def _quantized(settings: PolicySettings) -> dict[str, Any]:
     return {"quantization_config": kind, "device_map": {"": str(device)}}
 
 
-def _embedded(model: str, environment: str) -> Path:
+def embedded(model: str, environment: str) -> Path:
+    """The folder of the embedded model that `model`, tiny or tiny:VARIANT, means. Raises SettingsError: none ships."""
     variant = model.partition(":")[2]
     found = tiny.folder(environment, variant)
     if found is None and not variant:
@@ -183,6 +184,10 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise SettingsError(f"policy.device {name!r} is not a device: write auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"policy.device is {name!r} but no GPU is visible to torch: use auto or cpu.")
+    own = torch.accelerator.current_accelerator()
+    count = torch.accelerator.device_count() if own is not None and own.type == device.type else 0
+    if device.type != "cpu" and (device.index or 0) >= count:
+        raise SettingsError(
+            f"policy.device is {name!r} but {count or 'no'} GPU of that kind is visible to torch: use auto or cpu."
+        )
     return device
