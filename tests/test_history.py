@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ from torch import Tensor
 
 from astarpo.algorithms.astar_po import AStarPO, AStarPOSettings
 from astarpo.batch import Batch
-from astarpo.collate import collate
+from astarpo.collate import collate, stretches
 from astarpo.environments.rewards import score
-from astarpo.errors import EnvironmentContractError, SettingsError, ShapeError
+from astarpo.errors import DataError, EnvironmentContractError, SettingsError, ShapeError
 from astarpo.journal import Journal, read_episodes
 from astarpo.numerics import masked_sum
 from astarpo.policy.tabular import Ids, TabularPolicy
-from astarpo.rollout import Play, collect
+from astarpo.rollout import Play, collect, tokens_of
 from astarpo.run import RolloutSettings
+from astarpo.saved import Saved
 from astarpo.types import Ended, Episode, Reply, Step, Turn
 from astarpo.update import backward
-from small import small_policy, talk
+from small import small_policy, small_run, talk
 
 POLICY = small_policy(stops=40)
 CHATS = [Play(f"chatty/1/{i}", 0, (7,)) for i in range(6)]
@@ -132,6 +134,26 @@ def test_stored_episodes_keep_what_was_read(tmp_path: Path) -> None:
     episodes = played(history="window", window=1)
     Journal(tmp_path).episodes(1, episodes)
     assert read_episodes(tmp_path / "episodes" / "000001.jsonl.gz") == episodes
+
+
+def test_saved_episodes_are_measured_by_what_was_read_at_once(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plays = [Play(f"answered/5/train/{i}", attempt, (7,)) for i in range(3) for attempt in range(4)]
+    episodes = played(plays, turns=9, history="window", window=1)
+    Journal(tmp_path).episodes(1, episodes)
+    read = [len(ids) for episode in episodes for ids, _ in stretches(episode)]
+    whole = [sum(tokens_of(episode)) for episode in episodes]
+    assert max(read) + 20 < max(whole)
+    over: dict[str, Any] = {"environment": {"name": "small.Talk", "reward": "score"}, "rollout": {"window": 1}}
+    over["rollout"]["history"] = "window"
+    run = small_run(small_model, **over, episodes=str(tmp_path / "episodes"))
+    opened = partial(Saved, run, environment=talk(), policy=POLICY, reward=score)
+    monkeypatch.setattr(POLICY.model.config, "max_position_embeddings", max(read))
+    assert opened().episodes == len(episodes)
+    monkeypatch.setattr(POLICY.model.config, "max_position_embeddings", max(read) - 1)
+    with pytest.raises(DataError, match=f"holds an episode of {max(read)} tokens and small reads {max(read) - 1}"):
+        opened()
 
 
 @pytest.mark.parametrize(

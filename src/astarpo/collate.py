@@ -55,22 +55,29 @@ def collate(
     )
 
 
+def stretches(episode: Episode) -> list[tuple[list[int], list[bool]]]:
+    """What was read and said in one piece, in order: ids, and which of them were said; several where the past was cut.
+
+    Every reply is said in one stretch; in later ones it may be read again.
+    """
+    found: list[tuple[list[int], list[bool]]] = [([], [])]
+    for turn in episode.turns:
+        if turn.context is not None:
+            found.append(([], []))
+        ids, acted = found[-1]
+        seen = turn.observation_ids if turn.context is None else turn.context
+        ids += [*seen, *turn.reply.ids]
+        acted += [False] * len(seen) + [True] * len(turn.reply.ids)
+    return found
+
+
 def _samples(episodes: Sequence[Episode], device: torch.device | None) -> Samples | None:
     """One sample for each stretch of turns that was read in one piece; None where all episodes were."""
     if all(turn.context is None for episode in episodes for turn in episode.turns):
         return None
     pieces: list[tuple[int, list[int], list[bool]]] = []
     for row, episode in enumerate(episodes):
-        ids: list[int] = []
-        acted: list[bool] = []
-        for turn in episode.turns:
-            if turn.context is not None:
-                pieces.append((row, ids, acted))
-                ids, acted = [], []
-            seen = turn.observation_ids if turn.context is None else turn.context
-            ids += [*seen, *turn.reply.ids]
-            acted += [False] * len(seen) + [True] * len(turn.reply.ids)
-        pieces.append((row, ids, acted))
+        pieces += [(row, *stretch) for stretch in stretches(episode)]
     longest = max(len(ids) for _, ids, _ in pieces)
     tokens = torch.zeros((len(pieces), longest), dtype=torch.int64)
     mask = torch.zeros((len(pieces), longest), dtype=torch.bool)

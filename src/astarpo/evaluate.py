@@ -203,8 +203,15 @@ def evaluate(
         plays = [Play(task, attempt, (EVALUATION_KEY,)) for task in chosen for attempt in range(attempts)]
         for begin in range(0, len(plays), 256):
             part = plays[begin : begin + 256]
-            episodes += collect(policy, environment, part, rollout=rollout, temperature=temperature, reward=own_score)
-            watch.advance(len(part))
+            episodes += collect(
+                policy,
+                environment,
+                part,
+                rollout=rollout,
+                temperature=temperature,
+                reward=own_score,
+                tell=watch.advance,
+            )
         return episodes
 
     greedy = summarise(played(1, 0.0), split=split, decoding="greedy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from astarpo.environments.base import Environment, EnvironmentSettings, Task, solved
@@ -64,6 +64,7 @@ def collect(
     temperature: float,
     reward: RewardMode,
     spent: dict[str, float] | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> list[Episode]:
     """Play `plays` and return their episodes in the same order.
 
@@ -78,6 +79,7 @@ def collect(
         temperature: of sampling; 0 is greedy.
         reward: mode that turns finished steps into training rewards.
         spent: seconds by purpose, added to under "generation" and "environment".
+        tell: told how many episodes have ended since it was told last.
 
     Raises:
         EnvironmentContractError: the environment raised, or a reward is not a finite number.
@@ -126,7 +128,7 @@ def collect(
             reading = []
         replies = conversations.step()
         speaking -= len(replies)
-        answering = time.perf_counter()
+        answering, before = time.perf_counter(), len(done)
         for slot, said in replies:
             one = going[slot]
             ended = table.answer(one, said, conversations.tokens(slot))
@@ -137,6 +139,8 @@ def collect(
             del going[slot]
             free.append(slot)
         in_environment += time.perf_counter() - answering
+        if tell is not None and len(done) > before:
+            tell(len(done) - before)
     if spent is not None:
         spent["environment"] = spent.get("environment", 0.0) + in_environment
         spent["generation"] = spent.get("generation", 0.0) + time.perf_counter() - began - in_environment

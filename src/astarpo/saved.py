@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from astarpo.checkpoint import check_version, is_run
+from astarpo.collate import stretches
 from astarpo.curriculum.base import generator
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.environments.rewards import RewardMode
@@ -375,18 +376,18 @@ def _sound(source: Path, episodes: Sequence[Episode]) -> None:
 
 
 def _readable(source: Path, episodes: Sequence[Episode], policy: HuggingFacePolicy) -> None:
-    """Every id is one of the model's, and no episode is longer than it reads."""
+    """Every id is one of the model's, and nothing that is read in one piece is longer than it reads."""
     name = policy.name or "the model"
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     for episode in episodes:
-        ids = [i for turn in episode.turns for i in (*turn.observation_ids, *turn.reply.ids)]
-        if not 0 <= min(ids) <= max(ids) < policy.vocabulary:
-            raise DataError(_other_tokens(source, f"token {max(ids)} where {name} has {policy.vocabulary}"))
-        if context is not None and len(ids) > context:
-            raise DataError(
-                f"{source} holds an episode of {len(ids)} tokens and {name} reads {context} at most: choose a model "
-                "with a longer context, or other episodes."
-            )
+        for ids, _ in stretches(episode):
+            if not 0 <= min(ids) <= max(ids) < policy.vocabulary:
+                raise DataError(_other_tokens(source, f"token {max(ids)} where {name} has {policy.vocabulary}"))
+            if context is not None and len(ids) > context:
+                raise DataError(
+                    f"{source} holds an episode of {len(ids)} tokens and {name} reads {context} at most: choose a "
+                    "model with a longer context, or other episodes."
+                )
 
 
 def _of_this_world(

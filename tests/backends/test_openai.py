@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from servers import Answer, as_json, serving
 
 from astarpo.backends.openai import EndpointPlayer, Pieces
+from astarpo.backends.wire import Wire
 from astarpo.cli import main
 from astarpo.environments.rewards import score
 from astarpo.errors import BackendError, SettingsError
@@ -202,6 +203,7 @@ def hang(_path: str, _body: Any) -> Answer:
         (lambda *_: as_json({"choices": []}), "answered something else than was asked for"),
         (lambda *_: as_json(said(7)), "answered something else than was asked for"),  # type: ignore[arg-type]
         (lambda *_: (0, {}, b""), "broke off"),
+        (lambda *_: (307, {"Location": "https://elsewhere/"}, b""), "answered 307 and points to 'https://elsewhere/'"),
         (hang, "did not answer within 0.3 seconds after 2 tries"),
     ],
 )
@@ -225,6 +227,57 @@ def test_an_endpoint_that_is_not_there_and_one_that_cannot_be() -> None:
         riddled(player("nowhere", longest_wait=0.01))
 
 
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:8000/v1", "localhost:8000/v1", "ftp://somewhere", "http://"])
+def test_an_address_that_cannot_be_is_told_before_anything_is_asked(address: str) -> None:
+    with pytest.raises(BackendError, match=r"has an address that cannot be read, .*: write http://HOST:PORT\."):
+        player(address)
+
+
+def test_a_key_that_cannot_be_sent_is_told_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("s\u00e9same", "sesame\nsesame"):
+        monkeypatch.setenv("SOME_KEY", key)
+        with pytest.raises(SettingsError, match="the key in the environment variable SOME_KEY has characters") as told:
+            player("http://127.0.0.1:1", key_variable="SOME_KEY")
+        assert "same\u00e9" not in str(told.value)
+        assert key not in str(told.value)
+
+
+def test_whoever_hangs_up_does_not_wait_for_a_busy_endpoint() -> None:
+    told: list[BackendError] = []
+    with serving(lambda *_: as_json({}, 503, **{"Retry-After": "60"})) as url:
+        wire = Wire(url, name="it", timeout=5.0, retries=9, advice="wait.")
+
+        def ask() -> None:
+            try:
+                wire.ask("/x", {})
+            except BackendError as error:
+                told.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        while not wire.retried:
+            time.sleep(0.01)
+        wire.close()
+        asking.join(10)
+    assert not asking.is_alive()
+    assert "was not asked again" in str(told[0])
+
+
+def test_what_one_endpoint_answered_is_no_answer_of_another(tmp_path: Path) -> None:
+    kept, asked = str(tmp_path / "answers.jsonl"), list[str]()
+
+    def answer(path: str, body: Any) -> Answer:
+        asked.append(path)
+        return knows(path, body)
+
+    with serving(answer) as url:
+        for base in (f"{url}/one", f"{url}/two", f"{url}/one/"):
+            who = player(base, answers=kept)
+            riddled(who, tasks=1)
+            who.close()
+    assert asked == ["/one/chat/completions", "/two/chat/completions"]
+
+
 def test_an_evaluation_that_was_stopped_goes_on_with_the_answers_it_has(tmp_path: Path) -> None:
     kept = tmp_path / "deep" / "answers.jsonl"
     asked = 0
@@ -239,10 +292,9 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_answers_it_has(tmp_path
         with pytest.raises(BackendError, match=r"402 \(no money\).*answers.jsonl, so the same command goes on"):
             riddled(who)
         who.close()
-    with kept.open("a") as file:
-        file.write('{"question": "cut sho')
-    asked = 0
-    with serving(breaks) as url:
+        with kept.open("a") as file:
+            file.write('{"question": "cut sho')
+        asked = 0
         who = player(url, answers=str(kept))
         assert riddled(who).n == 6
         who.close()
@@ -275,6 +327,8 @@ def test_the_command_evaluates_an_endpoint(monkeypatch: pytest.MonkeyPatch, caps
         assert (code, "requests 4" in out) == (0, True)
         code, _, err = run("openai:some-model", *few, address, "--policy.device=cpu")
         assert (code, "--policy.device says how a model runs here" in err) == (2, True)
+        code, _, err = run("openai:some-model", *few, address, "--rollout.backend=vllm")
+        assert (code, "--rollout.backend says how a model runs here" in err) == (2, True)
     code, _, err = run("openai:", *few)
     assert (code, "names no model" in err) == (2, True)
     code, _, err = run("openai:some-model", *few, address, "--rollout.openai.retries=0")

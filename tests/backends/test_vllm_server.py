@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from servers import Answer, as_json, serving
 
 from astarpo.backends import probe
 from astarpo.backends.base import open_backend
-from astarpo.backends.tokens import Said, seed_of
+from astarpo.backends.tokens import Said, TokenConversations, seed_of
 from astarpo.checkpoint import Checkpoints
 from astarpo.errors import BackendError, SettingsError
 from astarpo.journal import read_episodes, read_metrics
@@ -56,6 +58,8 @@ class Pretender:
         if path == "/collective_rpc":
             folder = Path(body["kwargs"]["weights_path"])
             self.loaded.append(folder)
+            if self.fault == "takes no weights":
+                return as_json({"error": {"message": "no"}}, 400)
             if self.fault != "stale":
                 weights = load_file(folder / "model.safetensors")
                 if self.fault == "half":
@@ -181,6 +185,55 @@ def test_weights_that_someone_else_changes_between_updates_are_seen(
     player.open([(4,)])
     assert len(pretender.loaded) == pushed + 1
     backend.close()
+
+
+def test_weights_that_were_handed_over_or_refused_lie_nowhere(
+    server: tuple[Pretender, str], small_model: Path, tmp_path: Path
+) -> None:
+    pretender, url = server
+    run = run_through(url, small_model, rollout={"vllm": {"url": url, "shared": str(tmp_path)}})
+    policy = load_policy(PolicySettings(model=str(small_model)), "arithmetic")
+    with closing(open_backend(run)) as backend:
+        backend.player(policy).open([(1,)])
+        assert pretender.loaded[0].parent == tmp_path
+        assert list(tmp_path.iterdir()) == []
+        pretender.fault, policy.version = "takes no weights", 1
+        with pytest.raises(BackendError, match=r"refused with 400 \(no\)"):
+            backend.player(policy).open([(1,)])
+        assert list(tmp_path.iterdir()) == []
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # As if the disk were full.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            with pytest.raises(BackendError, match="cannot write weights for the vLLM server"):
+                backend.player(policy).open([(1,)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_replies_of_a_rollout_that_was_broken_off_are_not_taken_for_those_of_the_next(
+    server: tuple[Pretender, str], small_model: Path
+) -> None:
+    policy = load_policy(PolicySettings(model=str(small_model)), "arithmetic")
+    with closing(open_backend(run_through(server[1], small_model))) as backend:
+        player = backend.player(policy)
+
+        def asked(first: int) -> TokenConversations:
+            conversations = player.open([(first + slot,) for slot in range(4)])
+            conversations.extend(range(4), [[20 + first + slot] * 5 for slot in range(4)])
+            conversations.ask(range(4), 6, 1.0)
+            return conversations
+
+        def said(conversations: TokenConversations) -> dict[int, Any]:
+            found: dict[int, Any] = {}
+            while len(found) < 4:
+                found.update(conversations.step())
+            return found
+
+        whole = said(asked(0))
+        asked(100)
+        assert said(asked(0)) == whole
 
 
 def test_no_server_is_one_sentence_and_no_run(small_model: Path, tmp_path: Path) -> None:

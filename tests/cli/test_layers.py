@@ -104,6 +104,17 @@ def test_later_layers_win(tmp_path: Path) -> None:
     assert run.preset == "default"
 
 
+def test_another_backend_leaves_the_settings_of_the_one_before(tmp_path: Path) -> None:
+    own = tmp_path / "settings.yaml"
+    own.write_text("rollout: {slots: 7, backend: vllm, vllm: {url: 'http://somewhere:8000'}}\n")
+    here = resolve("countdown", "default", [own], [("rollout.backend", "huggingface")]).rollout
+    assert (here.backend, here.vllm.url, here.slots) == ("huggingface", "", 7)
+    same = resolve("countdown", "default", [own], [("rollout.backend", "vllm"), ("rollout.vllm.timeout", "9")]).rollout
+    assert (same.backend, same.vllm.url, same.vllm.timeout) == ("vllm", "http://somewhere:8000", 9.0)
+    with pytest.raises(SettingsError, match=r"rollout\.vllm\.url does nothing unless backend is vllm"):
+        resolve("countdown", "default", [], [("rollout.backend", "huggingface"), ("rollout.vllm.url", "http://x")])
+
+
 @pytest.mark.parametrize("name", ["algorithm", "algorithm.name"])
 def test_overrides_of_a_part_hold_in_whatever_order_they_are_typed(name: str) -> None:
     chosen, detail = (name, "reinforce"), ("algorithm.loss_scale", "3")

@@ -16,7 +16,7 @@ from typing import Any
 from astarpo.backends.tokens import seed_of
 from astarpo.backends.wire import Wire
 from astarpo.chat import Chat
-from astarpo.errors import BackendError
+from astarpo.errors import BackendError, SettingsError
 from astarpo.generation import EndpointSettings
 from astarpo.types import Reply
 
@@ -87,6 +87,7 @@ class EndpointPlayer:
         rules: whether an environment's rules are told.
 
     Raises:
+        SettingsError: the key cannot be sent.
         BackendError: the address cannot be read, or the file of kept answers.
     """
 
@@ -97,7 +98,12 @@ class EndpointPlayer:
         self.name, self.rules, self._settings = f"{PREFIX}{model}", rules, settings
         self._model = model
         self.chat = Pieces.plain()
-        key = os.environ.get(settings.key_variable, "")
+        key = os.environ.get(settings.key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise SettingsError(
+                f"the key in the environment variable {settings.key_variable} has characters that no header can carry, "
+                "such as a line break or a letter with an accent: set it anew."
+            )
         unset = "" if key else f", where no key was sent because {settings.key_variable} is not set"
         self._wire = Wire(
             settings.base_url,
@@ -159,7 +165,8 @@ class EndpointPlayer:
         self._wire.close()
 
     def _answer(self, question: dict[str, Any]) -> tuple[str, bool]:
-        if self._kept is not None and (found := self._kept.find(question)) is not None:
+        asked = {"base_url": self._wire.base, **question}
+        if self._kept is not None and (found := self._kept.find(asked)) is not None:
             with self._lock:
                 self.bill.kept += 1
             return found
@@ -170,7 +177,7 @@ class EndpointPlayer:
             self.bill.read += read
             self.bill.said += said
         if self._kept is not None:
-            self._kept.keep(question, text, complete)
+            self._kept.keep(asked, text, complete)
         return text, complete
 
 
@@ -258,7 +265,7 @@ class Answers:
                 lines = whole.decode("utf-8").splitlines()
                 if lines and not whole.endswith(b"\n"):
                     # A kill cut the last line short; what is written next must not be glued to it.
-                    path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+                    os.truncate(path, whole.rfind(b"\n") + 1)
                     lines.pop()
             for line in lines:
                 kept = json.loads(line)

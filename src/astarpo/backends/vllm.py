@@ -28,6 +28,10 @@ class Host(Engine, Protocol):
         """Take the policy's weights and forget every cached key."""
         ...
 
+    def abandon(self) -> None:
+        """Drop the replies under way: nobody waits for them any more."""
+        ...
+
     def close(self) -> None:
         """Stop it, or leave it."""
         ...
@@ -77,6 +81,8 @@ class Vllm:
             from astarpo.backends.vllm_local import Local
 
             self._host = Local(self._run, policy)
+        # A rollout that was broken off left replies under way, whose numbers the next one would take for its own.
+        self._host.abandon()
         now, held = (id(policy), policy.version), self._held
         # Until the probe has passed nothing is known, so whoever tries again pushes again.
         self._held = None

@@ -45,9 +45,10 @@ class Local:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        self._vllm: Any = importlib.import_module("vllm")
+        self._asked = set[int]()
         shape = Path(tempfile.mkdtemp(prefix="astarpo-vllm-"))
         try:
+            self._vllm: Any = importlib.import_module("vllm")
             policy.model.config.save_pretrained(shape)
             self._llm: Any = self._vllm.LLM(
                 model=str(shape),
@@ -102,6 +103,7 @@ class Local:
             detokenize=False,
         )
         self._llm.llm_engine.add_request(str(number), {"prompt_token_ids": list(request.ids)}, sampling)
+        self._asked.add(number)
 
     def finished(self) -> list[tuple[int, Said]]:
         """Wait until one reply at least is there; all that are."""
@@ -109,6 +111,7 @@ class Local:
             while self._llm.llm_engine.has_unfinished_requests():
                 ended = [output for output in self._llm.llm_engine.step() if output.finished]
                 if ended:
+                    self._asked -= {int(output.request_id) for output in ended}
                     return [(int(output.request_id), _said(output.outputs[0])) for output in ended]
         except Exception as error:
             raise BackendError(
@@ -116,6 +119,12 @@ class Local:
                 "with `train --resume`."
             ) from error
         raise BackendError("vLLM was asked for a reply and has none under way: go on with `train --resume`.")
+
+    def abandon(self) -> None:
+        """Drop the replies under way."""
+        if self._asked:
+            self._llm.llm_engine.abort_request([str(number) for number in sorted(self._asked)])
+            self._asked.clear()
 
     def close(self) -> None:
         """Stop it."""

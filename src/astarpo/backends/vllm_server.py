@@ -6,11 +6,14 @@ cached keys, and with `--logprobs-mode processed_logprobs`.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from astarpo.backends.tokens import Request, Said
 from astarpo.backends.vllm import whole
@@ -37,34 +40,25 @@ class Server:
             name=self.name,
             timeout=settings.timeout,
             retries=RETRIES,
-            advice="the run stands at its last checkpoint; see to the server, then go on with `train --resume`.",
+            advice="see to the server and start again; training goes on from the last checkpoint with "
+            "`train --resume`.",
         )
         models = self._wire.ask("/v1/models", quick=True)
         self._model = self._wire.read(models, lambda found: str(found["data"][0]["id"]))
         self._pool = ThreadPoolExecutor(settings.requests, thread_name_prefix="vllm")
         self._under_way: dict[Future[Said], int] = {}
         self._shared = Path(settings.shared) if settings.shared else None
-        self._folder: Path | None = None
 
     def push(self, policy: HuggingFacePolicy) -> None:
         """Hand over the policy's weights and have the server forget every cached key."""
+        new = self._written(policy)
         try:
-            new = Path(tempfile.mkdtemp(prefix="astarpo-weights-", dir=self._shared))
-            # The server may run as someone else.
-            new.chmod(0o755)
-            whole(policy).save_pretrained(new)
-        except OSError as error:
-            raise BackendError(
-                f"cannot write weights for {self.name}: {error.strerror or error}; make room, or name another folder "
-                "in rollout.vllm.shared."
-            ) from error
-        old, self._folder = self._folder, new
-        self._wire.ask("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(new)}})
+            self._wire.ask("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(new)}})
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
         cleared = self._wire.ask("/reset_prefix_cache", {})
         if isinstance(cleared, dict) and not cleared.get("success", True):
             raise BackendError(f"{self.name} kept keys of older weights: let no one else use it, then resume the run.")
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
 
     def submit(self, number: int, request: Request) -> None:
         """Begin a reply."""
@@ -77,17 +71,37 @@ class Server:
         try:
             return [(number, one.result()) for number, one in numbers]
         except BackendError:
-            for one in self._under_way:
-                one.cancel()
-            self._under_way.clear()
+            self.abandon()
             raise
 
+    def abandon(self) -> None:
+        """Drop the replies under way."""
+        for one in self._under_way:
+            one.cancel()
+        self._under_way.clear()
+
     def close(self) -> None:
-        """Hang up and remove the weights that were handed over last. The server goes on."""
+        """Hang up. The server goes on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._wire.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _written(self, policy: HuggingFacePolicy) -> Path:
+        """A folder with the policy's weights."""
+        new: Path | None = None
+        try:
+            new = Path(tempfile.mkdtemp(prefix="astarpo-weights-", dir=self._shared))
+            # The server may run as someone else.
+            new.chmod(0o755)
+            whole(policy).save_pretrained(new)
+        except (OSError, SafetensorError) as error:
+            if new is not None:
+                shutil.rmtree(new, ignore_errors=True)
+            why = getattr(error, "strerror", None) or error
+            raise BackendError(
+                f"cannot write weights for {self.name}: {why}; make room, or name another folder in "
+                "rollout.vllm.shared."
+            ) from error
+        return new
 
     def _say(self, request: Request) -> Said:
         answer = self._wire.ask(
@@ -119,6 +133,6 @@ def _said(answer: Any) -> Said:
     choice = answer["choices"][0]
     ids = tuple(int(token) for token in choice["token_ids"])
     log_probs = tuple(float(nat) for nat in choice["logprobs"]["token_logprobs"])
-    if not ids or len(ids) != len(log_probs):
+    if not ids or len(ids) != len(log_probs) or not all(map(math.isfinite, log_probs)):
         raise ValueError("as many log-probs as ids are wanted")
     return Said(ids, log_probs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,15 +43,15 @@ class Wire:
         self.base, self.name, self._timeout, self._retries, self._wait = base.rstrip("/"), name, timeout, retries, wait
         self._advice = advice
         self.retried = 0
-        self._lock = threading.Lock()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+        self._lock, self._closed = threading.Lock(), threading.Event()
         try:
-            self._client = httpx.Client(headers=dict(headers or {}), timeout=timeout, limits=limits)
-            httpx.URL(self.base)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise BackendError(
-                f"{name} has an address that cannot be read, {base!r}: write http://HOST:PORT."
-            ) from error
+            address = httpx.URL(self.base)
+        except httpx.InvalidURL:
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host:
+            raise BackendError(f"{name} has an address that cannot be read, {base!r}: write http://HOST:PORT.")
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+        self._client = httpx.Client(headers=dict(headers or {}), timeout=timeout, limits=limits)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, *, quick: bool = False) -> Any:
         """What the server answers to `body`, or to a plain look where that is None, read from JSON; None where empty.
@@ -70,13 +69,17 @@ class Wire:
             try:
                 return self._once(path, body, min(10.0, self._timeout) if quick else self._timeout)
             except _Again as problem:
-                if quick or tries >= self._retries:
+                if quick or tries >= self._retries or self._closed.is_set():
                     after = f" after {tries + 1} tries" if tries else ""
                     raise BackendError(f"{self.name} {problem.what}{after}: {self._advice}") from problem
                 tries += 1
                 with self._lock:
                     self.retried += 1
-                time.sleep(min(self._wait, problem.pause if problem.pause is not None else _pause(tries)))
+                # Ends at once where the caller hangs up, who would else wait for whoever still waits here.
+                if self._closed.wait(min(self._wait, problem.pause if problem.pause is not None else _pause(tries))):
+                    raise BackendError(
+                        f"{self.name} {problem.what} and was not asked again: {self._advice}"
+                    ) from problem
 
     def read(self, answer: Any, how: Callable[[Any], Any]) -> Any:
         """What `how` finds in an answer. Raises BackendError where the answer lacks it."""
@@ -89,7 +92,8 @@ class Wire:
             ) from error
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; whoever waits to ask again gives up."""
+        self._closed.set()
         self._client.close()
 
     def _once(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
@@ -107,6 +111,12 @@ class Wire:
             raise _Again(f"broke off ({type(error).__name__})") from error
         if answer.status_code in BUSY:
             raise _Again(f"answered {answer.status_code} ({_told(answer)})", _after(answer))
+        if answer.is_redirect:
+            # Followed, a question could be sent elsewhere, with its key, or lose its body.
+            raise BackendError(
+                f"{self.name} is not at {self.base}: it answered {answer.status_code} and points to "
+                f"{answer.headers.get('location')!r}; give that address, or the one to which {path} can be added."
+            )
         if answer.status_code >= 400:
             raise BackendError(f"{self.name} refused with {answer.status_code} ({_told(answer)}): {self._advice}")
         if not answer.content:

@@ -201,6 +201,10 @@ def layers(
     given["preset"] = preset
     for file in files:
         given = merge(given, load_file(file))
+    if (engine := dict(overrides).get("rollout.backend")) is not None and isinstance(given.get("rollout"), Mapping):
+        # As with another part: what was said of the engine before, for example in a run's own settings, goes with it.
+        said = given["rollout"].items()
+        given["rollout"] = {name: value for name, value in said if name == engine or name not in ("vllm", "openai")}
     spelled = [(f"{dotted}.name" if dotted in PARTS else dotted, value) for dotted, value in overrides]
     # Naming another part starts its section afresh, so names come before what is set in them, in whatever order typed.
     for dotted, value in sorted(spelled, key=lambda one: one[0] not in {f"{part}.name" for part in PARTS}):

@@ -69,7 +69,8 @@ def evaluate(
         check_version(run_folder)
     own = own_settings(ctx, run_folder, environment, preset)
     elsewhere = [("rollout.backend", "openai")] if policy.startswith("openai:") else []
-    local = next((name for name, _ in ctx.meta["overrides"] if name in ("policy.device", "policy.dtype")), None)
+    here = ("policy.device", "policy.dtype", "rollout.backend")
+    local = next((name for name, _ in ctx.meta["overrides"] if name in here), None)
     if elsewhere and local:
         raise SettingsError(f"--{local} says how a model runs here and {policy} runs elsewhere: leave it out.")
     run = resolve(environment, preset, [*own, *(settings or [])], [*ctx.meta["overrides"], *elsewhere])
