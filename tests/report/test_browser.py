@@ -111,7 +111,7 @@ def address(folder: Path) -> Iterator[str]:
         yield address_of(listener, "127.0.0.1").rstrip("/")
     finally:
         running.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=120)
     assert not thread.is_alive()
 
 
