@@ -98,12 +98,13 @@ def test_the_skypilot_task_names_a_preset_that_there_is(sky: dict[str, Any]) -> 
 
 
 @pytest.mark.usefixtures("plain")
-def test_the_skypilot_task_begins_a_run_and_then_resumes_it(sky: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("really", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_skypilot_task_begins_a_run_and_then_resumes_it(sky: dict[str, Any], really: bool, tmp_path: Path) -> None:
     there = tmp_path / "astarpo" / "bin"
     there.mkdir(parents=True)
     # The command itself, as far as what it would do; a resumed run has no dry run.
     (there / "astarpo").write_text(
-        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncase "$*" in *--resume*) exit 0;; esac\n'
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncase "$*" in *{"--resume" if really else ""}*) exit 0;; esac\n'
         f'exec {sys.executable} -m astarpo "$@" --dry-run --rollout.tasks_per_update=1\n'
     )
     (there / "astarpo").chmod(0o755)
@@ -111,7 +112,7 @@ def test_the_skypilot_task_begins_a_run_and_then_resumes_it(sky: dict[str, Any],
     script = sky["run"].replace("/runs/", f"{tmp_path}/runs/")
     done = subprocess.run(["bash", "-c", script], env=os.environ | given, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "One update: 1 tasks" in done.stdout
+    assert ("One update: 1 tasks" in done.stdout) == really
     run = tmp_path / "runs" / "arithmetic-grpo-seed0"
     run.mkdir(parents=True)
     (run / "version.json").write_text("{}")

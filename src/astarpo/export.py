@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+# HTTPError is of whichever HTTP library this version of the hub's client has.
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+)
 
 from astarpo.checkpoint import model_folder
 from astarpo.errors import RunError, SettingsError
@@ -87,13 +94,13 @@ def push(folder: Path, name: str) -> str:
     """Upload an exported folder to the hub under `name`, made private where it is new; its address.
 
     Raises:
-        SettingsError: no such name can be, nobody is logged in, or the hub refuses.
+        SettingsError: no such name can be, nobody is logged in, or the hub refuses or cannot be reached.
     """
     api = HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
-    except (HFValidationError, LocalTokenNotFoundError, HfHubHTTPError, OSError) as error:
+    except (HFValidationError, LocalTokenNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(
             f"cannot push to {name!r}: {first}; the folder {folder} is written, so log in with `hf auth login` and "

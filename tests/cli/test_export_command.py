@@ -106,6 +106,17 @@ def test_a_name_that_cannot_be_is_refused_and_the_folder_is_kept(run: Path, tmp_
     assert (tmp_path / "model" / "config.json").exists()
 
 
+def test_a_hub_that_cannot_be_reached_is_told_and_the_folder_is_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(run, tmp_path / "model")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    with pytest.raises(SettingsError, match=r"cannot push to 'a/b': .* the folder .*model is written"):
+        push(tmp_path / "model", "a/b")
+    assert (tmp_path / "model" / "config.json").exists()
+
+
 def test_the_command_exports_and_says_what_it_wrote(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
