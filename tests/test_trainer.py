@@ -688,7 +688,8 @@ def test_a_run_with_an_adapter_stops_and_goes_on_bit_for_bit(small_model: Path, 
     assert any(not torch.equal(tensor, start[name]) for name, tensor in one.items())
     assert not (tmp_path / "never" / "checkpoints" / "000004" / "model.safetensors").exists()
     lines = [
-        [line["kl/reference"] for line in read_metrics(tmp_path / n) if "loss" in line] for n in ("never", "stopped")
+        [line["kl/reference"] for line in read_metrics(tmp_path / name) if "loss" in line]
+        for name in ("never", "stopped")
     ]
     assert lines[0] == lines[1]
     # The reference is the model without the adapter, so the first update is at no distance from it.

@@ -121,7 +121,7 @@ class StageOne:
 
 
 def frozen(policy: HuggingFacePolicy) -> HuggingFacePolicy:
-    """A copy of `policy` that does not learn. Weights that do not learn in `policy` either are shared, as under LoRA."""
+    """A copy of `policy` that does not learn. It shares weights that do not learn in `policy` either, as under LoRA."""
     shared: dict[int, Any] = {id(p): p for p in policy.model.parameters() if not p.requires_grad}
     return policy.over(copy.deepcopy(policy.model, shared).eval().requires_grad_(False))
 
