@@ -104,6 +104,8 @@ class Slots:
         # What stands in each row; after a restart still the conversation before, until the new one is read.
         self._ids: list[list[int]] = [[] for _ in keys]
         self._empty = set(range(len(keys)))
+        # Short replies are often said again.
+        self._texts: dict[tuple[int, ...], str] = {}
 
     @property
     def bytes(self) -> int:
@@ -197,6 +199,8 @@ class Slots:
 
     def _most_alike(self, beginning: Sequence[int]) -> tuple[int, int]:
         """The slot whose row begins as `beginning` does for longest, and for how many tokens; 0 where too few."""
+        if len(beginning) <= SHARED_TOKENS:
+            return -1, 0
         best, longest, start = -1, 0, list(beginning[:SHARED_TOKENS])
         for slot, row in self._row.items():
             if self._ids[slot][:SHARED_TOKENS] != start:
@@ -277,8 +281,11 @@ class Slots:
         self._pending[slot] = saying.ids[-1]
         self._ids[slot] += saying.ids
         self._remember(slot, saying.ids)
-        chat = self._policy.chat
-        return Reply(tuple(saying.ids), tuple(saying.log_probs), chat.decode(saying.ids), saying.ids[-1] in chat.stop)
+        chat, ids = self._policy.chat, tuple(saying.ids)
+        text = self._texts.get(ids)
+        if text is None:
+            text = self._texts[ids] = chat.decode(ids)
+        return Reply(ids, tuple(saying.log_probs), text, ids[-1] in chat.stop)
 
     def _remember(self, slot: int, appended: Sequence[int]) -> int:
         """Note what was appended to `slot`'s conversation; equal numbers mean equal conversations."""
@@ -326,5 +333,4 @@ def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
 
 def _generator(key: tuple[int, ...]) -> np.random.Generator:
     """Randomness that belongs to one conversation: a counter-based generator under its own key."""
-    state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(2, np.uint64)
-    return np.random.Generator(np.random.Philox(key=state))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([part % 2**32 for part in key])))

@@ -18,7 +18,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 FIRST_POSITIONS = 256
-"""Positions that every row has room for at first; growing copies all that is there."""
+"""Positions that every row has room for at first, or eight times what is read first where that is less.
+
+Growing copies all that is there; room that stays empty costs page faults, once for each batch of episodes.
+"""
 
 
 class SlotLayer(CacheLayerMixin):
@@ -122,7 +125,8 @@ class SlotCache(Cache):
         """See to room for `positions` positions in every row."""
         if positions <= self.capacity:
             return
-        self.capacity = max(-(-positions // 32) * 32, self.capacity * 3 // 2, FIRST_POSITIONS)
+        first = min(FIRST_POSITIONS, 8 * positions)
+        self.capacity = -(-max(positions, self.capacity * 3 // 2 or first) // 32) * 32
         for layer in self.slot_layers:
             layer.grow(self.capacity, int(self.lengths.max()))
 

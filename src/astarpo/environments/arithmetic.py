@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import ClassVar, Literal
 
@@ -133,6 +133,7 @@ TARGET = ("easy", "medium", "hard")
 """The levels that evaluation mixes in equal thirds when none is named."""
 
 
+@lru_cache(4096)
 def level_of(problem: Problem) -> str | None:
     """The easiest level that holds `problem`; None where none does."""
     return next((name for name, kinds in LEVELS.items() if any(kind.holds(problem) for kind in kinds)), None)
