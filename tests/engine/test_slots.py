@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from astarpo.engine.conversations import Slots, choose
+from astarpo.engine.conversations import Slots, _generator, choose
 from astarpo.engine.slots import SlotCache
 from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
@@ -189,6 +189,24 @@ def test_turns_draw_different_numbers_and_keys_too() -> None:
     same, again, other = slots.reply([0, 1, 2], 8, 1.0)
     assert same.ids == again.ids
     assert same.ids != other.ids
+
+
+def test_a_conversations_numbers_are_those_of_philox_under_the_hash_of_its_key() -> None:
+    for key in ((7,), (1, 2**33 + 5, 3)):
+        state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(2, np.uint64)
+        expected = np.random.Generator(np.random.Philox(key=state)).random(9)
+        assert _generator(key).random(9).tolist() == expected.tolist()
+
+
+def test_short_conversations_take_little_room_at_first() -> None:
+    def room(*positions: int) -> int:
+        cache = SlotCache(1, 1, torch.device("cpu"))
+        for asked in positions:
+            cache.reserve(asked)
+        return cache.capacity
+
+    # Eight times what is read, in steps of 32, 256 at most; then half as much again, or what is asked for.
+    assert [room(6), room(60), room(300), room(6, 65), room(6, 200)] == [64, 256, 320, 96, 224]
 
 
 def test_a_reply_ends_with_a_stop_token_that_belongs_to_it_or_is_cut() -> None:
