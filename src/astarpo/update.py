@@ -157,7 +157,7 @@ def backward(
     loss, metrics = loss_of(leaves)
     if not metrics.get("signal/skipped"):
         loss.backward()  # type: ignore[no-untyped-call]
-        for some in scoring.cuts(part.scored_lengths, tokens, packed=packed):
+        for some in scoring.cuts(part.scored_lengths, tokens, packed=packed, group=part.task):
             cut = part.take(some)
             if not bool(cut.acted.any()):
                 # Nothing was said in it, so no gradient goes there.

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from astarpo.batch import Batch
-from astarpo.policy import head, scoring
+from astarpo.policy import adapters, head, scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
 
@@ -161,6 +161,99 @@ def test_a_batch_in_which_nothing_was_acted_scores_nothing() -> None:
     given = batch([4, 3]).take(torch.tensor([0]))
     assert not bool(given.acted.any())
     assert float(small_policy().log_probs(given).logp.abs().sum()) == 0.0
+
+
+# ---- beginnings that episodes share ---------------------------------------------------------------------------------
+
+ALIKE = (
+    (5, 6, 7, 8, 9, 10, 11),
+    (5, 6, 7, 8, 9, 10, 12, 13, 14),
+    # Goes the way of the first, and stops early.
+    (5, 6, 7, 8, 9, 10),
+    (5, 6, 7, 8, 20),
+    (30, 31, 32, 33, 34, 35),
+    # Word for word the same, acted elsewhere.
+    (30, 31, 32, 33, 34, 35),
+    # Nothing is said in it.
+    (5, 6, 7, 8, 9, 40),
+    (50, 51, 52),
+    # Ids whose bytes sort otherwise than they do.
+    (30, 31, 257, 33),
+    (30, 31, 1, 33),
+)
+FIRST = (4, 4, 4, 3, 3, 5, 9, 2, 2, 2)
+"""From where on each of them is acted; the idle one has no such token."""
+
+
+def attempts(rows: tuple[int, ...] = tuple(range(10))) -> Batch:
+    """The rows of `ALIKE` that are named, in that order."""
+    given = batch([len(row) for row in ALIKE])
+    for row, (ids, first) in enumerate(zip(ALIKE, FIRST, strict=True)):
+        given.tokens[row, : len(ids)] = torch.tensor(ids)
+        given.acted[row] = False
+        given.acted[row, first : len(ids)] = True
+    return given.take(torch.tensor(rows))
+
+
+def forgetful() -> HuggingFacePolicy:
+    policy = small_policy()
+    scoring.forget_activations(policy.model)
+    return policy
+
+
+def adapted() -> HuggingFacePolicy:
+    policy = small_policy()
+    adapters.attach(policy.model, rank=2, alpha=4.0, target_modules=["all-linear"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(std=0.3)
+    return policy
+
+
+@pytest.mark.parametrize(
+    "policy_with", [*FAMILIES.values(), forgetful, adapted], ids=[*FAMILIES, "activations forgotten", "adapter"]
+)
+@pytest.mark.parametrize("tokens", [4096, 9])
+def test_episodes_that_begin_alike_are_scored_as_each_by_itself(
+    policy_with: Callable[[], HuggingFacePolicy], tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, other, given = policy_with(), small_policy(1), attempts()
+    monkeypatch.setattr(head, "CHUNK", 600)
+    assert all(some.spread is not None for some in scoring.passes(given, tokens, packed=True))
+    scored = policy.log_probs(given, reference=other, tokens=tokens)
+    found = [scored.logp, scored.entropy, scored.exact_kl()]
+    expected = [torch.where(given.acted, column, 0.0) for column in alone(policy, other, given)]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    one, two = gradient(policy, mixed(found)), gradient(policy, mixed(expected))
+    assert float((one - two).norm() / two.norm()) < 1e-5
+
+
+def test_a_pass_holds_each_beginning_once() -> None:
+    given = attempts()
+    (whole,) = scoring.passes(given, 4096, packed=True)
+    # The last token of an episode is predicted and not read.
+    ways = [ids[:-1] for ids, first in zip(ALIKE, FIRST, strict=True) if first < len(ids)]
+    assert whole.ids.shape == whole.positions.shape == (1, len({way[:end] for way in ways for end in range(1, 9)}))
+    # Attention runs over episodes that no other one goes on or repeats: not over the first, third and fourth.
+    assert whole.lengths == (8, 5, 3, 3, 2)
+    assert len(whole.place) == len(set(whole.place.tolist())) == int(given.acted.sum())
+    for some in scoring.passes(given, 9, packed=True):
+        assert some.ids.shape[1] <= 9
+
+
+def test_of_beginnings_that_are_hardly_shared_nothing_is_made() -> None:
+    given = attempts((0, 4, 7))
+    (whole,) = scoring.passes(given, 4096, packed=True)
+    assert whole.spread is None
+    assert whole.lengths == (6, 5, 2)
+
+
+def test_attempts_at_one_task_are_cut_together() -> None:
+    lengths, task = torch.tensor([3, 10, 1, 7, 7, 2]), torch.tensor([1, 0, 1, 0, 1, 0])
+    parts = list(scoring.cuts(lengths, 19, packed=True, group=task))
+    assert [part.tolist() for part in parts] == [[1, 3, 5], [4, 0, 2]]
 
 
 class Adapted(nn.Linear):

@@ -2,6 +2,10 @@
 
 A pass lays its episodes end to end without padding: positions start anew with each, and attention stays inside it. Only
 what stands before an acted token reaches the output head, and of its logits no more than a chunk exists at a time.
+
+Under a causal mask a token's states depend on the tokens before it and on nothing else. So where episodes begin alike,
+as attempts at one task do, a pass holds each beginning once: its tokens are a tree, and an episode is a way down it.
+Everything but attention runs over the nodes; attention runs over the ways. Gradients add up at the nodes.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ PACKED = "astarpo_packed"
 PACKABLE = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers that `packed_attention` stands in for."""
 
+WORTH = 0.1
+"""Share of the tokens that sharing beginnings must save; with less, gathering for attention costs what it saves."""
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -55,9 +62,11 @@ class Pass:
 
     Attributes:
         ids, positions: [1, N] where packed, [n, longest] where padded.
-        lengths: tokens of each episode, longest first.
+        lengths: tokens of each episode, longest first. Where beginnings are shared, of each that no other one goes on.
         before: [A] places among the flattened positions, each right before an acted token.
         place: [A] the acted tokens' places in the flattened batch.
+        spread: [sum of lengths] which of the N positions each token of those episodes is; None where none is shared.
+        back: [N] where among those tokens each position stands first.
     """
 
     ids: Tensor
@@ -65,6 +74,8 @@ class Pass:
     lengths: tuple[int, ...]
     before: Tensor
     place: Tensor
+    spread: Tensor | None = None
+    back: Tensor | None = None
 
 
 def log_probs(model: Any, own: Traits, batch: Batch, *, reference: tuple[Any, Traits] | None, tokens: int) -> Scored:
@@ -120,26 +131,63 @@ def hidden_states(model: Any, own: Traits, batch: Batch, *, tokens: int) -> Tens
     return found.view(*batch.tokens.shape, width)
 
 
-def cuts(lengths: Tensor, tokens: int, *, packed: bool) -> Iterator[Tensor]:
+def cuts(lengths: Tensor, tokens: int, *, packed: bool, group: Tensor | None = None) -> Iterator[Tensor]:
     """Rows, longest first, cut so that each part holds at most `tokens` tokens, or one row that is longer.
 
     Args:
         lengths: [B] tokens of each row.
         tokens: of one part; padding counts where there is any.
         packed: whether rows lie end to end. Otherwise each is padded to the longest of its part.
+        group: [B] where given and rows lie end to end, rows of one group follow each other: they may begin alike.
     """
     if not packed:
         yield from length_buckets(lengths, tokens)
         return
     order = torch.argsort(lengths, descending=True, stable=True)
+    if group is not None:
+        order = order[torch.argsort(group[order], stable=True)]
+    for begin, end in _spans(lengths[order].tolist(), [0] * len(order), tokens):
+        yield order[begin:end]
+
+
+def _spans(lengths: Sequence[int], shared: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:
+    """From where to where, so that each span holds at most `tokens` tokens or one row that is longer.
+
+    Args:
+        lengths: of rows.
+        shared: how many tokens of each are also the one's before, and count once where both are in one span.
+        tokens: of one span.
+    """
     begin, held = 0, 0
-    for end, length in enumerate(lengths[order].tolist()):
-        if end > begin and held + length > tokens:
-            yield order[begin:end]
+    for end, (length, common) in enumerate(zip(lengths, shared, strict=True)):
+        if end > begin and held + length - common > tokens:
+            yield begin, end
             begin, held = end, 0
-        held += length
-    if begin < len(order):
-        yield order[begin:]
+        held += length - (common if end > begin else 0)
+    if begin < len(lengths):
+        yield begin, len(lengths)
+
+
+def beginnings(tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in an order in which those that begin alike follow each other, and how much each shares.
+
+    Args:
+        tokens: [R, T] ids.
+        lengths: [R] how many of each row's count.
+
+    Returns:
+        order: [R] rows. None begins more like an earlier one than like the one right before it.
+        shared: [R] in that order, with how many tokens a row begins as the one before it does; 0 for the first.
+    """
+    words = [row[:length].tobytes() for row, length in zip(tokens.cpu().numpy(), lengths.tolist(), strict=True)]
+    # Bytes do not sort as ids would, but any order that compares from the front has equal beginnings side by side.
+    order = torch.tensor(sorted(range(len(words)), key=words.__getitem__), device=tokens.device)
+    rows, ends = tokens[order], lengths[order]
+    number = torch.arange(tokens.shape[1], device=tokens.device)
+    alike = (rows[1:] == rows[:-1]) & (number < torch.minimum(ends[1:], ends[:-1])[:, None])
+    shared = torch.zeros_like(lengths)
+    shared[1:] = alike.long().cumprod(1).sum(1)
+    return order, shared
 
 
 def size(batch: Batch, *, packed: bool) -> int:
@@ -155,6 +203,13 @@ def passes(batch: Batch, tokens: int, *, packed: bool) -> Iterator[Pass]:
     # The last acted token is predicted from the one before; nothing from it on is read.
     needed = (batch.acted * number).amax(1)
     rows = needed.nonzero()[:, 0]
+    if packed and len(rows) > 1:
+        order, shared = beginnings(batch.tokens[rows], needed[rows])
+        if int(shared.sum()) > WORTH * int(needed.sum()):
+            rows = rows[order]
+            for begin, end in _spans(needed[rows].tolist(), shared.tolist(), tokens):
+                yield _tree(batch, rows[begin:end], needed[rows[begin:end]], shared[begin:end])
+            return
     for part in cuts(needed[rows], tokens, packed=packed):
         some = rows[part]
         lengths = needed[some].tolist()
@@ -170,6 +225,30 @@ def passes(batch: Batch, tokens: int, *, packed: bool) -> Iterator[Pass]:
         else:
             told = acted.flatten()
         yield Pass(ids, positions, tuple(lengths), told.nonzero()[:, 0], places[acted])
+
+
+def _tree(batch: Batch, rows: Tensor, needed: Tensor, shared: Tensor) -> Pass:
+    """A pass over `rows`, [n] in the order of `beginnings`, of which the first `needed` tokens, [n], are read."""
+    number = torch.arange(int(needed.max()), device=rows.device)
+    inside = number < needed[:, None]
+    new = inside & (number >= shared[:, None])
+    # What the first shares, it shares with a row of another pass.
+    new[0] = inside[0]
+    # Nodes are numbered as they come, so a token that is not new is the last one above it that was.
+    node = torch.where(new, new.flatten().cumsum(0).view(new.shape) - 1, -1).cummax(0).values
+    ids, positions = batch.tokens[rows, : len(number)][new], number.expand(len(rows), -1)[new]
+    told = batch.acted[rows, 1 : len(number) + 1] & inside
+    place = (rows[:, None] * batch.tokens.shape[1] + number + 1)[told]
+    # A row that the next one goes on, or repeats, is part of its way.
+    ends = torch.ones_like(needed, dtype=torch.bool)
+    ends[:-1] = shared[1:] < needed[:-1]
+    ways = ends.nonzero()[:, 0]
+    ways = ways[torch.argsort(needed[ways], descending=True, stable=True)]
+    spread = node[ways][inside[ways]]
+    # Of several places the first, so that results do not depend on the order in which they are written.
+    back = torch.full((len(ids),), len(spread), device=rows.device)
+    back.scatter_reduce_(0, spread, torch.arange(len(spread), device=rows.device), "amin")
+    return Pass(ids[None], positions[None], tuple(needed[ways].tolist()), node[told], place, spread, back)
 
 
 def decoded(model: Any, own: Traits, some: Pass) -> Tensor:
@@ -278,6 +357,8 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     packed_lengths: Sequence[int] | None = None,
+    packed_spread: Tensor | None = None,
+    packed_back: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     dropout: float = 0.0,
@@ -291,6 +372,7 @@ def packed_attention(
     Args:
         query: [1, heads, N, D]; key and value may have fewer heads.
         packed_lengths: tokens of each episode; without it, attention is PyTorch's own.
+        packed_spread, packed_back: `Pass.spread` and `Pass.back`, where episodes share what they begin with.
         sliding_window: how many positions back a token sees, itself included; None for all.
     """
     if packed_lengths is None:
@@ -300,6 +382,8 @@ def packed_attention(
         return attended, None
     parts, begin = [], 0
     rows = [one[0].transpose(0, 1) for one in (query, key, value)]
+    if packed_spread is not None:
+        rows = [one.index_select(0, packed_spread) for one in rows]
     for length, count in _runs(packed_lengths):
         end = begin + length * count
         # [N, heads, D] is contiguous, so this is a view: no token is copied.
@@ -321,7 +405,8 @@ def packed_attention(
         )
         parts.append(attended.transpose(1, 2).flatten(0, 1))
         begin = end
-    return (torch.cat(parts) if len(parts) > 1 else parts[0])[None], None
+    whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return (whole if packed_back is None else whole.index_select(0, packed_back))[None], None
 
 
 AttentionInterface.register(PACKED, packed_attention)
@@ -340,7 +425,10 @@ def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _inputs(own: Traits, some: Pass) -> dict[str, Any]:
     given: dict[str, Any] = {"input_ids": some.ids, "use_cache": False}
-    return given | {"position_ids": some.positions, "packed_lengths": some.lengths} if own.packed else given
+    if not own.packed:
+        return given
+    given |= {"position_ids": some.positions, "packed_lengths": some.lengths}
+    return given if some.spread is None else given | {"packed_spread": some.spread, "packed_back": some.back}
 
 
 @contextmanager
