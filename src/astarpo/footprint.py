@@ -25,7 +25,7 @@ CONTEXT_BYTES, SPARE = 1.0e9, 0.08
 """Held back on a GPU: for CUDA itself and the kernels it loads, and the share that an allocator loses to pieces that
 fit nothing. Set by judgement until peaks are measured."""
 
-READ_TOKENS = 1024
+READ_TOKENS = 2048
 """Padded tokens that the engine reads in one pass; a test compares it to the engine's."""
 
 DRAW_BYTES = 28
