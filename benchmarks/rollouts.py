@@ -3,7 +3,7 @@
     python benchmarks/rollouts.py                 the three side by side, a few CPU-minutes
     python benchmarks/rollouts.py company         the same episodes in batches of 1 to 256: are their tokens the same?
     python benchmarks/rollouts.py growth          tokens per second against slots, turns and context
-    python benchmarks/rollouts.py all --save      everything; writes rollouts.json and docs/rollouts.png
+    python benchmarks/rollouts.py all --save      everything; writes rollouts.json and docs/performance_growth.png
 
 All with the embedded WebShop model, float32, one thread. Seconds are process time. The three sides play the same
 episodes: five pages on the way to a product, greedy replies, whatever they say, so that all do the same work; their
@@ -479,7 +479,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="paired repetitions")
     parser.add_argument("--batch", type=int, default=0, help="batch of generate; 0 for its fastest of 32, 64, 128")
     parser.add_argument("--episodes", type=int, default=1024, help="episodes that are played in company")
-    parser.add_argument("--save", action="store_true", help="write rollouts.json, and docs/rollouts.png for growth")
+    parser.add_argument("--save", action="store_true", help="write rollouts.json and the plot of growth")
     given = parser.parse_args()
     torch.set_num_threads(1)
     path = REPO / "benchmarks" / "rollouts.json"
@@ -496,7 +496,7 @@ def main() -> None:
         before = json.loads(path.read_text("utf-8")) if path.exists() else {}
         path.write_text(json.dumps({**before, **found, "about": about}, indent=1) + "\n", "utf-8")
         if "growth" in found:
-            picture(found["growth"], REPO / "docs" / "rollouts.png")
+            picture(found["growth"], REPO / "docs" / "performance_growth.png")
     if found.get("sides", {}).get("episodes whose greedy tokens differ"):
         raise SystemExit("the sides did not say the same: the table compares different work.")
 
