@@ -35,7 +35,7 @@ PACKABLE = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers that `packed_attention` stands in for."""
 
 WORTH = 0.1
-"""Share of the tokens that sharing beginnings must save; with less, gathering for attention costs what it saves."""
+"""Share of the tokens that sharing beginnings must save: gathering for attention is not free. Set, not measured."""
 
 
 @dataclass(frozen=True)
