@@ -17,10 +17,11 @@ from servers import Answer, as_json, serving
 
 from astarpo.backends import probe
 from astarpo.backends.base import open_backend
-from astarpo.backends.tokens import Said, TokenConversations, seed_of
+from astarpo.backends.tokens import Said, seed_of
 from astarpo.checkpoint import Checkpoints
 from astarpo.errors import BackendError, SettingsError
 from astarpo.journal import read_episodes, read_metrics
+from astarpo.policy.base import Sessions
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.run import PolicySettings, Run
@@ -219,13 +220,13 @@ def test_replies_of_a_rollout_that_was_broken_off_are_not_taken_for_those_of_the
     with closing(open_backend(run_through(server[1], small_model))) as backend:
         player = backend.player(policy)
 
-        def asked(first: int) -> TokenConversations:
+        def asked(first: int) -> Sessions:
             conversations = player.open([(first + slot,) for slot in range(4)])
             conversations.extend(range(4), [[20 + first + slot] * 5 for slot in range(4)])
             conversations.ask(range(4), 6, 1.0)
             return conversations
 
-        def said(conversations: TokenConversations) -> dict[int, Any]:
+        def said(conversations: Sessions) -> dict[int, Any]:
             found: dict[int, Any] = {}
             while len(found) < 4:
                 found.update(conversations.step())
