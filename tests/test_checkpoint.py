@@ -90,7 +90,18 @@ def test_without_an_evaluation_none_is_the_best(tmp_path: Path) -> None:
     for update in range(4):
         checkpoints.save(policy, optimizer, state(update))
     assert kept(tmp_path) == [2, 3]
-    assert model_folder(stamped(tmp_path), "best").name == "000003"
+    with pytest.raises(RunError, match="was never evaluated on dev, so no checkpoint is its best there: take the last"):
+        model_folder(stamped(tmp_path), "best")
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_replaced_by_another(tmp_path: Path) -> None:
+    policy, optimizer = learner()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for update in range(3):
+        checkpoints.save(policy, optimizer, state(update, (0.7, 1) if update >= 1 else (0.1, 0)))
+    shutil.rmtree(checkpoints.folder / "000001")
+    with pytest.raises(RunError, match="000001, the best checkpoint on dev, is gone or damaged: take the last"):
+        model_folder(stamped(tmp_path), "best")
 
 
 def test_the_best_and_the_last_load_as_models(tmp_path: Path) -> None:

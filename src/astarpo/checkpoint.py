@@ -193,7 +193,7 @@ def model_folder(run: Path, which: str = "last") -> Path:
         which: "last", or "best" on dev.
 
     Raises:
-        RunError: there is none, or the run is of another version.
+        RunError: there is none, or the run is of another version, or none of its checkpoints is known to be the best.
     """
     check_version(run)
     checkpoints = Checkpoints.__new__(Checkpoints)
@@ -202,8 +202,12 @@ def model_folder(run: Path, which: str = "last") -> Path:
     if which == "last":
         return latest
     success, update = read_state(latest)["best"]
+    if success < 0:
+        raise RunError(f"{run} was never evaluated on dev, so no checkpoint is its best there: take the last.")
     best = checkpoints.folder / f"{int(update):06d}"
-    return best if success >= 0 and _whole(best) else latest
+    if not _whole(best):
+        raise RunError(f"{best}, the best checkpoint on dev, is gone or damaged: take the last.")
+    return best
 
 
 def mark_run(folder: Path) -> None:
