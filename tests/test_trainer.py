@@ -25,7 +25,7 @@ from astarpo.errors import AstarpoError, EnvironmentContractError, RunError, Set
 from astarpo.evaluate import wilson
 from astarpo.journal import read_episodes, read_metrics, read_outcomes
 from astarpo.progress import Watch
-from astarpo.run import Run
+from astarpo.run import Run, merge
 from astarpo.trainer import load_run, measure_values, out_of_memory, resume, train
 from small import small_run
 
@@ -499,6 +499,17 @@ def test_plays_under_other_token_limits_are_not_used(small_model: Path, tmp_path
     for reply_tokens in (4, 6, 4):
         limits = {"rollout": {"tasks_per_update": 4, "reply_tokens": reply_tokens, "episode_tokens": 64}}
         measure_values(small_run(small_model, **TWO_REWARDS, **limits), tmp_path / "run")
+    assert len(plays(tmp_path / "run")) == 48
+
+
+def test_plays_of_a_reference_that_was_not_told_the_rules_are_not_used(small_model: Path, tmp_path: Path) -> None:
+    for rules in (False, True, False):
+        told = {
+            "policy": {"rules": rules},
+            "environment": {"observation": "words"},
+            "rollout": {"tasks_per_update": 3, "reply_tokens": 6, "episode_tokens": 200},
+        }
+        measure_values(small_run(small_model, **merge(TWO_REWARDS, told)), tmp_path / "run")
     assert len(plays(tmp_path / "run")) == 48
 
 

@@ -66,6 +66,9 @@ class StageOne:
         limits = f"{run.rollout.reply_tokens}/{run.rollout.episode_tokens}"
         if run.rollout.history != "full":
             limits += f"/{run.rollout.history}/{run.rollout.window}/{run.rollout.summary}"
+        if reference.rules and environment.prompt():
+            # Whoever was told the rules is another player. The embedded model never is, so its key has no such mark.
+            limits += "/rules"
         key = ValueKey(
             reference=reference.fingerprint(),
             environment=f"{fingerprint(environment, name)}/{limits}",
