@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from astarpo.backends.tokens import seed_of
+from astarpo.backends.tokens import ListedConversations
 from astarpo.backends.wire import Wire
 from astarpo.chat import Chat
 from astarpo.errors import BackendError, SettingsError
@@ -125,7 +125,7 @@ class EndpointPlayer:
 
     def open(self, keys: Sequence[tuple[int, ...]]) -> EndpointConversations:
         """Start `len(keys)` empty conversations."""
-        return EndpointConversations(self, self.chat, keys, self._pool)
+        return EndpointConversations(self, keys, self._pool)
 
     def report(self) -> dict[str, float]:
         """What it took: requests, tokens by the endpoint's count, and the cost where prices are given."""
@@ -181,44 +181,19 @@ class EndpointPlayer:
         return text, complete
 
 
-class EndpointConversations:
-    """Open conversations with an endpoint; see `Conversations`."""
+class EndpointConversations(ListedConversations):
+    """Open conversations with an endpoint, as pieces of text; see `Conversations`."""
 
-    read_share = 0.0
-
-    def __init__(
-        self, player: EndpointPlayer, chat: Pieces, keys: Sequence[tuple[int, ...]], pool: ThreadPoolExecutor
-    ) -> None:
-        self._player, self._chat, self._pool = player, chat, pool
-        self._ids: list[list[int]] = [[] for _ in keys]
-        self._keys, self._turns = list(keys), [0] * len(keys)
+    def __init__(self, player: EndpointPlayer, keys: Sequence[tuple[int, ...]], pool: ThreadPoolExecutor) -> None:
+        super().__init__(keys)
+        self._player, self._pool = player, pool
         self._under_way: dict[Future[Reply], int] = {}
-
-    def tokens(self, slot: int) -> int:
-        """Pieces that the conversation in `slot` holds, about as many as it has tokens."""
-        return len(self._ids[slot])
-
-    def restart(self, slot: int, key: tuple[int, ...]) -> None:
-        """The conversation in `slot` is over and a new, empty one under `key` takes its place."""
-        self._ids[slot], self._keys[slot], self._turns[slot] = [], key, 0
-
-    def close(self, slots: Sequence[int]) -> None:
-        """These slots are needed no more."""
-        for slot in slots:
-            self._ids[slot] = []
-
-    def extend(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
-        """Append observations to the conversations in `slots`."""
-        for slot, new in zip(slots, ids, strict=True):
-            self._ids[slot] += new
 
     def ask(self, slots: Sequence[int], max_tokens: int, temperature: float) -> None:
         """Ask for a reply in each of `slots`; `step` says it."""
         for slot in slots:
-            seed = seed_of(self._keys[slot], self._turns[slot])
-            self._turns[slot] += 1
-            future = self._pool.submit(self._player.say, tuple(self._ids[slot]), seed, max_tokens, temperature)
-            self._under_way[future] = slot
+            asked = (tuple(self._ids[slot]), self._next_seed(slot), max_tokens, temperature)
+            self._under_way[self._pool.submit(self._player.say, *asked)] = slot
 
     def step(self) -> list[tuple[int, Reply]]:
         """Wait for replies under way; those that have come, by slot. Raises BackendError where one will not."""
@@ -237,14 +212,6 @@ class EndpointConversations:
             self._ids[slot] += said.ids
             ended.append((slot, said))
         return ended
-
-    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
-        """One reply for each of `slots`; temperature 0 is greedy."""
-        self.ask(slots, max_tokens, temperature)
-        said: dict[int, Reply] = {}
-        while len(said) < len(slots):
-            said.update(self.step())
-        return [said[slot] for slot in slots]
 
 
 class Answers:

@@ -5,6 +5,7 @@ The engine's prefix cache finds the earlier turns again, so only new tokens are 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,19 +55,16 @@ class Engine(Protocol):
         ...
 
 
-class TokenConversations:
-    """Open conversations in an `Engine`; see `Conversations`."""
+class ListedConversations(ABC):
+    """Open conversations as lists of ids, kept for an engine that reads all of one before each reply."""
 
     # The engine makes its own batches, of reading and speaking at once.
     read_share = 0.0
 
-    def __init__(self, engine: Engine, chat: Chat, keys: Sequence[tuple[int, ...]]) -> None:
-        self._engine, self._chat = engine, chat
+    def __init__(self, keys: Sequence[tuple[int, ...]]) -> None:
         self._ids: list[list[int]] = [[] for _ in keys]
         self._keys = list(keys)
         self._turns = [0] * len(keys)
-        self._asked: dict[int, int] = {}
-        self._number = 0
 
     def tokens(self, slot: int) -> int:
         """Tokens that the conversation in `slot` holds, prompt included."""
@@ -86,15 +84,44 @@ class TokenConversations:
         for slot, new in zip(slots, ids, strict=True):
             self._ids[slot] += new
 
+    @abstractmethod
     def ask(self, slots: Sequence[int], max_tokens: int, temperature: float) -> None:
         """Begin a reply in each of `slots`, which ends with a stop token or after `max_tokens`; `step` says it."""
+
+    @abstractmethod
+    def step(self) -> list[tuple[int, Reply]]:
+        """Wait for replies under way; those that have ended, by slot. Raises BackendError where one will not."""
+
+    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
+        """Sample one reply for each of `slots`; temperature 0 is greedy."""
+        self.ask(slots, max_tokens, temperature)
+        said: dict[int, Reply] = {}
+        while len(said) < len(slots):
+            said.update(self.step())
+        return [said[slot] for slot in slots]
+
+    def _next_seed(self, slot: int) -> int:
+        """The seed of the turn that begins in `slot`."""
+        self._turns[slot] += 1
+        return seed_of(self._keys[slot], self._turns[slot] - 1)
+
+
+class TokenConversations(ListedConversations):
+    """Open conversations in an `Engine`; see `Conversations`."""
+
+    def __init__(self, engine: Engine, chat: Chat, keys: Sequence[tuple[int, ...]]) -> None:
+        super().__init__(keys)
+        self._engine, self._chat = engine, chat
+        self._asked: dict[int, int] = {}
+        self._number = 0
+
+    def ask(self, slots: Sequence[int], max_tokens: int, temperature: float) -> None:
+        """Hand the engine a request for each of `slots`; `step` says what came of them."""
         for slot in slots:
-            seed = seed_of(self._keys[slot], self._turns[slot])
-            self._turns[slot] += 1
             self._asked[self._number] = slot
             self._engine.submit(
                 self._number,
-                Request(tuple(self._ids[slot]), seed, max_tokens, temperature, self._chat.stop),
+                Request(tuple(self._ids[slot]), self._next_seed(slot), max_tokens, temperature, self._chat.stop),
             )
             self._number += 1
 
@@ -107,14 +134,6 @@ class TokenConversations:
             complete = said.ids[-1] in self._chat.stop
             ended.append((slot, Reply(said.ids, said.log_probs, self._chat.decode(said.ids), complete)))
         return ended
-
-    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
-        """Sample one reply for each of `slots`; temperature 0 is greedy."""
-        self.ask(slots, max_tokens, temperature)
-        said: dict[int, Reply] = {}
-        while len(said) < len(slots):
-            said.update(self.step())
-        return [said[slot] for slot in slots]
 
 
 def seed_of(key: tuple[int, ...], turn: int) -> int:
