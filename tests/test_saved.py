@@ -313,7 +313,10 @@ def said_otherwise(episode: Episode, **over: Any) -> Episode:
         (lambda e: replace(e, turns=(replace(e.turns[0], observation_ids=(5, 6)),)), "would write in other tokens"),
         (lambda e: replace(e, task="no such sum"), "are episodes of another environment"),
         (lambda e: replace(e, turns=(replace(e.turns[0], observation="Buy a hat."),)), "tells task"),
-        (lambda e: None if e.task != "" and e.attempt else e, "has at most 1 attempts at one task in a file"),
+        (
+            lambda e: None if e.task != "" and e.attempt else e,
+            "has at most 1 attempts of one policy at one task in a file",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -219,6 +219,35 @@ def check_context(policy: Player, rollout: RolloutSettings) -> None:
         )
 
 
+def rewarded(
+    turns: Sequence[Turn], success: bool, reward: RewardMode, *, task: str, environment: str
+) -> tuple[Turn, ...]:
+    """The turns of a finished episode with what each earned under the mode `reward`.
+
+    Args:
+        turns: all of them; whatever reward they carry is replaced.
+        success: whether the task was solved.
+        reward: the mode.
+        task, environment: names, for the message.
+
+    Raises:
+        EnvironmentContractError: the mode raised, or did not give one finite number a turn.
+    """
+    steps = [turn.step for turn in turns]
+    try:
+        rewards = reward(steps, success)
+    except Exception as error:
+        raise EnvironmentContractError(
+            f"the reward mode of {environment} raised {type(error).__name__}: {error} on an episode of task {task!r}: "
+            "it must take any finished episode."
+        ) from error
+    if len(rewards) != len(steps) or not all(math.isfinite(value) for value in rewards):
+        raise EnvironmentContractError(
+            f"reward of task {task!r} must be one finite number a turn, got {rewards} for {len(steps)} turns."
+        )
+    return tuple(replace(turn, reward=value) for turn, value in zip(turns, rewards, strict=True))
+
+
 def shortened(episode: Episode, rollout: RolloutSettings) -> Episode:
     """`episode` with the penalty for length taken from the reward of its last turn; see `RolloutSettings.overlong`."""
     penalty = rollout.overlong(sum(len(turn.reply.ids) for turn in episode.turns))
@@ -301,18 +330,7 @@ def _finish(
 ) -> Episode:
     steps = [turn.step for turn in one.turns]
     success = solved(steps)
-    try:
-        rewards = reward(steps, success)
-    except Exception as error:
-        raise EnvironmentContractError(
-            f"the reward mode of {environment.settings.name} raised {type(error).__name__}: {error} on an episode of "
-            f"task {one.play.task!r}: it must take any finished episode."
-        ) from error
-    if len(rewards) != len(steps) or not all(math.isfinite(value) for value in rewards):
-        raise EnvironmentContractError(
-            f"reward of task {one.play.task!r} must be one finite number a turn, got {rewards} for {len(steps)} turns."
-        )
-    turns = tuple(replace(turn, reward=value) for turn, value in zip(one.turns, rewards, strict=True))
+    turns = rewarded(one.turns, success, reward, task=one.play.task, environment=environment.settings.name)
     return Episode(
         task=one.play.task,
         attempt=one.play.attempt,

@@ -26,8 +26,9 @@ from astarpo.environments.rewards import RewardMode
 from astarpo.errors import AstarpoError, DataError, EnvironmentContractError, RunError
 from astarpo.journal import read_episodes, write_atomically
 from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.rollout import rewarded, shortened
 from astarpo.run import RolloutSettings, Run, load_file
-from astarpo.types import Episode, Turn
+from astarpo.types import Episode
 from astarpo.value_store import PlayStore
 from astarpo.value_table import ValueTable
 
@@ -217,12 +218,13 @@ class Saved:
         self, per_file: Sequence[Sequence[Episode]], environment: str, reward: RewardMode
     ) -> tuple[list[Part], int]:
         """Parts in the order of the files, and how many episodes are in none."""
-        size, parts, left = self._run.algorithm.group_size, list[Part](), 0
+        size, parts, left, most = self._run.algorithm.group_size, list[Part](), 0, 0
         for episodes in per_file:
             groups: dict[tuple[str, float, int], list[Episode]] = {}
             for episode in episodes:
                 groups.setdefault((episode.task, episode.temperature, episode.policy_version), []).append(episode)
             for (task, temperature, _), group in groups.items():
+                most = max(most, len(group))
                 whole = len(group) - len(group) % size
                 left += len(group) - whole
                 rewarded = [_rewarded(one, environment, reward, self._run.rollout) for one in group[:whole]]
@@ -230,10 +232,9 @@ class Saved:
                     Part(task, temperature, tuple(rewarded[first : first + size])) for first in range(0, whole, size)
                 ]
         if not parts:
-            most = max(len([e for e in episodes if e.task == one.task]) for episodes in per_file for one in episodes)
             raise RunError(
-                f"{self.source} has at most {most} attempts at one task in a file and algorithm.group_size is {size}: "
-                "lower it, or choose episodes with larger groups."
+                f"{self.source} has at most {most} attempts of one policy at one task in a file, and "
+                f"algorithm.group_size is {size}: lower it, or choose episodes with larger groups."
             )
         return parts, left
 
@@ -446,20 +447,5 @@ def _other_tokens(source: Path, what: str) -> str:
 
 def _rewarded(episode: Episode, environment: str, reward: RewardMode, rollout: RolloutSettings) -> Episode:
     """`episode` under the run's own reward mode and price of length."""
-    steps = [turn.step for turn in episode.turns]
-    try:
-        rewards = reward(steps, episode.success)
-    except Exception as error:
-        raise EnvironmentContractError(
-            f"the reward mode of {environment} raised {type(error).__name__}: {error} on a saved episode of task "
-            f"{episode.task!r}: it must take any finished episode."
-        ) from error
-    if len(rewards) != len(steps) or not all(math.isfinite(value) for value in rewards):
-        raise EnvironmentContractError(
-            f"reward of task {episode.task!r} must be one finite number a turn, got {rewards} for {len(steps)} turns."
-        )
-    turns: list[Turn] = [replace(turn, reward=value) for turn, value in zip(episode.turns, rewards, strict=True)]
-    penalty = rollout.overlong(sum(len(turn.reply.ids) for turn in turns))
-    if penalty:
-        turns[-1] = replace(turns[-1], reward=turns[-1].reward - penalty)
-    return replace(episode, turns=tuple(turns))
+    turns = rewarded(episode.turns, episode.success, reward, task=episode.task, environment=environment)
+    return shortened(replace(episode, turns=turns), rollout)
