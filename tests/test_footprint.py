@@ -16,12 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from astarpo import footprint as subject
 from astarpo.batch import Batch
-from astarpo.engine.conversations import READ_TOKENS
 from astarpo.errors import DataError, SettingsError
 from astarpo.footprint import GPUS, Footprint, changed, footprint, shape_of, shape_of_policy, to_fit
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
 from astarpo.policy import adapters, scoring
-from astarpo.policy.head import CHUNK
 from astarpo.run import Run, algorithm, load_preset, merge, preset_names
 from astarpo.update import backward, learn, new_optimizer
 from small import small_policy
@@ -43,11 +41,6 @@ def run(**over: Any) -> Run:
 
 def term(found: Footprint, name: str) -> int:
     return sum(term.bytes for term in found.terms if term.name == name)
-
-
-def test_what_is_assumed_of_the_engine_and_the_head_is_what_they_do() -> None:
-    assert READ_TOKENS == subject.READ_TOKENS
-    assert CHUNK == subject.CHUNK
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "muon"])

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from astarpo import memory
+from astarpo.engine.conversations import READ_TOKENS
 from astarpo.errors import DataError, SettingsError
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
 from astarpo.policy import adapters
+from astarpo.policy.head import CHUNK
 from astarpo.policy.load import embedded
 from astarpo.run import Run, algorithm, merge, override, plays_reference
 
@@ -25,15 +27,11 @@ CONTEXT_BYTES, SPARE = 1.0e9, 0.08
 """Held back on a GPU: for CUDA itself and the kernels it loads, and the share that an allocator loses to pieces that
 fit nothing. Set by judgement until peaks are measured."""
 
-READ_TOKENS = 2048
-"""Padded tokens that the engine reads in one pass; a test compares it to the engine's."""
-
 DRAW_BYTES = 28
 """For each entry of a row's logits while its next token is drawn: three float32 and two float64 columns."""
 
-CHUNK, HEAD_BYTES = 2**23, 16
-"""Logits of acted tokens that exist at a time, which a test compares to the head's, and bytes of each until its
-gradient is there: four float32 columns."""
+HEAD_BYTES = 16
+"""Bytes of each logit of an acted token until its gradient is there: four float32 columns."""
 
 FOUR_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight under NF4: four bits, and a byte for each 64 with a float32 for each 256 of those. Source: QLoRA,
