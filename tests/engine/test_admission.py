@@ -169,3 +169,16 @@ def test_memory_is_bounded_by_slots_and_the_longest_episode(slots: int, monkeypa
     token = 2 * config.num_hidden_layers * config.hidden_size * 4
     # Room is made for 256 positions at least, then for half as much again each time.
     assert 0 < max(most) <= slots * token * max(256, 1.5 * (rollout.longest + 32))
+
+
+def test_a_row_that_another_conversation_has_taken_is_not_copied_for_the_one_before() -> None:
+    policy = small_policy(stops=60)
+    rng = np.random.default_rng(5)
+    task, another = some(rng, 12), some(rng, 12)
+    slots = policy.open([(0,), (1,)])
+    slots.extend([0, 1], [task, some(rng, 4)])
+    slots.restart(0, (2,))
+    slots.extend([0], [another])
+    slots.restart(1, (3,))
+    slots.extend([1], [task])
+    torch.testing.assert_close(held(slots, 1), whole(policy, task), atol=1e-5, rtol=1e-5)
