@@ -610,6 +610,9 @@ def _silent(groups: Sequence[Sequence[Episode]]) -> list[int]:
     return [place for place, group in enumerate(groups) if len({episode.reward for episode in group}) == 1]
 
 
+STATUS = Path("/proc/self/status")
+"""What Linux says of this process."""
+
 NOT_FINITE = 3
 """Updates in a row without a finite gradient after which a run stops; it does not mend by itself."""
 
@@ -755,5 +758,10 @@ def _clear(folder: Path, but: Container[str], new: Sequence[Path]) -> None:
 
 
 def _peak_memory() -> int:
+    """The largest resident size of this process so far, bytes."""
+    if STATUS.exists():
+        # getrusage's begins with what the process that started this one had, which may be more.
+        line = next(line for line in STATUS.read_text("ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
