@@ -20,7 +20,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+from trl_memory import held
 
 from astarpo.batch import Batch
 from astarpo.optimizers import build_optimizer
@@ -220,7 +220,8 @@ def head_memory(chunk: int) -> float:
     layer = torch.nn.Linear(width, words, bias=False)
     hidden = torch.randn(acted, width, requires_grad=True)
     layer.weight.grad = torch.zeros_like(layer.weight)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not getrusage's peak: that begins with what the process which started this one had.
+    before = held("VmHWM")
     target = torch.zeros(acted, dtype=torch.int64)
     if chunk:
         logp, entropy, _ = head.acted_scores((hidden, layer), target, 1.0, chunk=chunk)
@@ -228,7 +229,7 @@ def head_memory(chunk: int) -> float:
         log_p = torch.log_softmax(layer(hidden).float(), -1)
         logp, entropy = log_p.gather(-1, target[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
     (logp.sum() + entropy.sum()).backward()  # type: ignore[no-untyped-call]
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (held("VmHWM") - before) / 2**20
 
 
 def main() -> None:
