@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.names import COMPONENT, RIGHT, SUCCESS_IN_PERCENT, VALID, canonical, rank
 from astarpo.types import Episode
 
@@ -137,7 +138,7 @@ class Evidence:
     def updates(self) -> int:
         """Updates that were made, where enough of them were logged to know: trainers log every tenth, say."""
         reached = max((int(s.steps[-1]) for name, s in self.series.items() if len(s) and _of_training(name)), default=0)
-        return max(self.steps, reached) if self.steps >= POINTS else self.steps
+        return max(self.steps, reached) if self.steps >= at.POINTS_FOR_TREND.value else self.steps
 
     @cached_property
     def last_step(self) -> int:
@@ -317,9 +318,6 @@ class Builder:
             **more,
         )
 
-
-POINTS = 8
-"""Logged lines from which on the last step tells how many updates were made; `thresholds.POINTS_FOR_TREND`."""
 
 LARGEST = 1e300
 """Whole numbers beyond it, which JSON may hold, are no metric: no float holds them."""
