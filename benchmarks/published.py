@@ -17,7 +17,7 @@ import numpy as np
 from astarpo.compare.intervals import paired_difference, success_interval
 from astarpo.errors import AstarpoError, RunError
 from astarpo.journal import read_outcomes
-from astarpo.trainer import Result
+from astarpo.result import Result
 
 
 class Arm(NamedTuple):

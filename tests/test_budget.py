@@ -16,8 +16,9 @@ from astarpo.controls import controlled
 from astarpo.errors import RunError, SettingsError
 from astarpo.journal import read_episodes, read_metrics
 from astarpo.plan import plan
+from astarpo.result import Result
 from astarpo.run import Run
-from astarpo.trainer import Result, resume, train
+from astarpo.trainer import resume, train
 from small import small_run
 from test_trainer import Listener, Stop, Stopped, assert_same
 

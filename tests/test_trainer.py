@@ -764,7 +764,7 @@ def test_under_steps_what_was_played_is_summed_up_at_the_end(never_stopped: dict
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own peak")
 def test_a_process_does_not_count_the_memory_of_the_one_that_started_it() -> None:
-    code = "from astarpo.trainer import _peak_memory; print(_peak_memory())"
+    code = "from astarpo.result import peak_memory; print(peak_memory())"
     large = f"held = b'x' * (2 * 2**30); import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     said = subprocess.run([sys.executable, "-c", large], capture_output=True, text=True, check=True).stdout
     assert int(said) < 2**30

@@ -22,8 +22,9 @@ from astarpo.cli.display import watching
 from astarpo.journal import write_atomically
 from astarpo.policy import tiny
 from astarpo.progress import Watch
+from astarpo.result import Result
 from astarpo.run import Run, algorithm, load_preset, merge
-from astarpo.trainer import Result, Trainer, train
+from astarpo.trainer import Trainer, train
 
 HERE = Path(__file__).parent
 ENVIRONMENT = "failed_shop.FailedShop"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -32,6 +29,7 @@ from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.pools import Pools
 from astarpo.progress import Watch
+from astarpo.result import Clock, Result, peak_memory
 from astarpo.rollout import Play, check_context, collect, episode_metrics, shortened, tokens_of
 from astarpo.run import Run, algorithm, environment, plays_reference
 from astarpo.saved import Saved, take_values, with_values
@@ -42,78 +40,6 @@ from astarpo.update import learn, new_optimizer
 from astarpo.value_summary import ValueSummary
 from astarpo.value_table import ValueTable
 from astarpo.value_tracker import ValueTracker
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run, as result.json holds it.
-
-    Attributes:
-        folder: the run.
-        environment, algorithm: names.
-        updates: optimiser updates done in all.
-        seconds: training, stage 1 included, evaluations on test left out.
-        before, after: the untrained and the trained policy on the same held-out tasks.
-        times: seconds by what they were spent on.
-        peak_memory: largest resident size of the process, bytes.
-        warnings: what must be known to read the figures, for example that V* and training used different rewards.
-        used: what counts against a budget, stage 1 included; None in a run from before it was kept.
-    """
-
-    folder: Path
-    environment: str
-    algorithm: str
-    updates: int
-    seconds: float
-    before: Evaluation
-    after: Evaluation
-    times: Mapping[str, float] = field(default_factory=dict)
-    peak_memory: int = 0
-    warnings: tuple[str, ...] = ()
-    used: Used | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "folder": str(self.folder),
-            "environment": self.environment,
-            "algorithm": self.algorithm,
-            "updates": self.updates,
-            "seconds": round(self.seconds, 3),
-            "before": self.before.as_dict(),
-            "after": self.after.as_dict(),
-            "times": {name: round(seconds, 3) for name, seconds in self.times.items()},
-            "peak_memory": self.peak_memory,
-            "warnings": list(self.warnings),
-            "used": None if self.used is None else asdict(self.used),
-        }
-
-    @classmethod
-    def read(cls, folder: Path) -> Result | None:
-        """What result.json of `folder` says; None where it is missing or damaged."""
-        try:
-            plain = json.loads((folder / "result.json").read_text("utf-8"))
-            before, after = (Evaluation.from_dict(plain[when]) for when in ("before", "after"))
-            said, used = tuple(plain.get("warnings", ())), plain.get("used")
-            typed = {"folder": folder, "before": before, "after": after, "warnings": said}
-            return cls(**plain | typed | {"used": None if used is None else Used(**used)})
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-
-class Clock:
-    """Where the time goes. Sections may not nest."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - began
 
 
 class Trainer:
@@ -508,7 +434,7 @@ class Trainer:
             before=before,
             after=after,
             times=dict(self.clock.spent),
-            peak_memory=_peak_memory(),
+            peak_memory=peak_memory(),
             warnings=self.warnings,
             used=self.used,
         )
@@ -609,9 +535,6 @@ def _silent(groups: Sequence[Sequence[Episode]]) -> list[int]:
     """Which of the groups hold attempts that all earned the same."""
     return [place for place, group in enumerate(groups) if len({episode.reward for episode in group}) == 1]
 
-
-STATUS = Path("/proc/self/status")
-"""What Linux says of this process."""
 
 NOT_FINITE = 3
 """Updates in a row without a finite gradient after which a run stops; it does not mend by itself."""
@@ -755,13 +678,3 @@ def _clear(folder: Path, but: Container[str], new: Sequence[Path]) -> None:
         for empty in (folder, *new):
             if empty.exists():
                 empty.rmdir()
-
-
-def _peak_memory() -> int:
-    """The largest resident size of this process so far, bytes."""
-    if STATUS.exists():
-        # getrusage's begins with what the process that started this one had, which may be more.
-        line = next(line for line in STATUS.read_text("ascii").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

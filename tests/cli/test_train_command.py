@@ -17,7 +17,7 @@ from rich.console import Console
 
 from astarpo.cli.train import show, stopped
 from astarpo.evaluate import summarise
-from astarpo.trainer import Result
+from astarpo.result import Result
 from astarpo.types import Ended, Episode, Reply, Step, Turn
 
 Command = Callable[..., Said]

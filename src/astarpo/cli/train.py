@@ -15,8 +15,8 @@ from astarpo.errors import SettingsError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from astarpo.result import Result
     from astarpo.run import Run
-    from astarpo.trainer import Result
 
 STOPPED = 130
 

@@ -28,7 +28,8 @@ from astarpo.compare.design import Job
 from astarpo.errors import RunError
 from astarpo.journal import read_metrics, write_atomically
 from astarpo.progress import Watch
-from astarpo.trainer import Result, load_run
+from astarpo.result import Result
+from astarpo.trainer import load_run
 
 POLL, LOOK = 0.1, 2.0
 """Seconds between two looks at the processes, and at how far they are."""

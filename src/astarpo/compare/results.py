@@ -21,7 +21,7 @@ from astarpo.compare.jobs import finished
 from astarpo.compare.snr import Ratio
 from astarpo.errors import RunError
 from astarpo.journal import read_metrics, read_outcomes, write_atomically
-from astarpo.trainer import Result
+from astarpo.result import Result
 
 SCHEMA = "astarpo-compare/1"
 

@@ -17,8 +17,8 @@ from astarpo.compare.claims.records import record
 from astarpo.compare.claims.work import Job, held_by_us, keep
 from astarpo.errors import RunError
 from astarpo.evaluate import Evaluation
+from astarpo.result import Result
 from astarpo.run import load_file
-from astarpo.trainer import Result
 
 FREE = ("seed", "checkpoint_every", "keep_checkpoints", "evaluation.every", "evaluation.dev_tasks", "preset")
 """Settings that may differ, since no weight and no test result depends on them. The seed is checked by itself."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from astarpo.errors import RunError
 from astarpo.evaluate import Evaluation
 from astarpo.journal import read_metrics, read_outcomes
-from astarpo.trainer import Result
+from astarpo.result import Result
 
 SCHEMA = "astarpo-claims/1"
 

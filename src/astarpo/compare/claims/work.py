@@ -39,8 +39,9 @@ from astarpo.evaluate import Evaluation, evaluate
 from astarpo.journal import write_atomically
 from astarpo.policy.load import load_policy
 from astarpo.progress import Watch
+from astarpo.result import Result
 from astarpo.run import Run, environment, merge
-from astarpo.trainer import Result, Trainer, resume, train
+from astarpo.trainer import Trainer, resume, train
 
 Kind = Literal["run", "sweep", "snr"]
 
