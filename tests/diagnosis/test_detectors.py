@@ -215,6 +215,9 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ("not_finite", evidence(GAINING)),
     ("same_reply", evidence(GAINING, played=played(OWN, OWN, SAME, SAME))),
     ("held_out_flat", evidence(GAINING, [(0, 0.1, 500), (N, 0.6, 500)])),
+    # One play before and after knows nothing; and 20 % of 30 plays may be 37 %.
+    ("held_out_flat", evidence(GAINING, [(0, 0.0, 1), (N, 0.0, 1)])),
+    ("held_out_flat", evidence({"success": np.linspace(0.1, 0.389, N) + NOISE}, [(0, 0.1, 30), (N, 0.2, 30)])),
     (
         "failure_paid",
         evidence(STUCK, played=played([*batch(lambda i: episode(f"t{i}", reward=1.0, success=True)), *PAID])),
@@ -265,6 +268,14 @@ def test_a_run_that_gained_gets_a_clean_bill_with_what_could_not_be_checked() ->
     assert found.checked
     assert found.could_not_check
     assert "500" in found.summary
+
+
+def test_one_held_out_play_neither_clears_a_run_nor_hides_its_other_figures() -> None:
+    lucky = [(0, 0.0, 1), (N, 1.0, 1)]
+    assert diagnose(evidence(STUCK, lucky)).verdict == "not_enough_evidence"
+    dev = (HeldOut(0, 0.1, 200, split="dev"), HeldOut(N, 0.6, 200, split="dev"))
+    both = evidence(STUCK, lucky)
+    assert "(dev) 10.0% to 60.0%, n = 200" in diagnose(replace(both, held_out=(*both.held_out, *dev))).summary
 
 
 def test_a_run_that_shows_nothing_gets_the_number_of_plays_that_would_decide() -> None:

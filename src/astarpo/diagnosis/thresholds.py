@@ -25,6 +25,7 @@ UPDATES_TO_JUDGE = Threshold(20, "chosen: below it a trend over fifths of a run 
 EPISODES_TO_JUDGE = Threshold(1000, "chosen: with fewer, 0 successes do not exclude a success rate of 0.3 %")
 POINTS_FOR_TREND = Threshold(8, "chosen: two points at each end and a noise estimate from four or more differences")
 HELD_OUT_TO_JUDGE = Threshold(100, "binomial: at p = 0.5 the 95 % interval of 100 plays is ±10 points")
+HELD_OUT_WIDTH = Threshold(0.5, "chosen, after a false alarm: ±25 points and 0 among them neither clear nor accuse")
 RISE_IN_ERRORS = Threshold(3.0, "three standard errors")
 HALVES_IN_ERRORS = Threshold(2.0, "calibrated: a run at a learning rate of 1e-9 rose by 3.3 errors from fifth to fifth")
 RISE_IN_SCALE = Threshold(0.05, "chosen: a twentieth of the span of rewards seen")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -80,6 +80,7 @@ class Learned:
         words: the sentence.
         low, high: 95 % interval of the held-out difference, shares; None without.
         level: success at the end, held out where known, else in training; None where neither is.
+        plays: behind the last held-out figure; None where `held_out` is unknown.
     """
 
     held_out: Change
@@ -88,6 +89,7 @@ class Learned:
     low: float | None = None
     high: float | None = None
     level: float | None = None
+    plays: int | None = None
 
     @property
     def gained(self) -> bool:
@@ -137,8 +139,8 @@ def wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
 @lru_cache(maxsize=4)
 def learned(evidence: Evidence) -> Learned:
     """Whether the run of `evidence` learned, by the best figures that it has."""
-    held_out, words, low, high, level = _held_out(evidence)
-    training = training_change(evidence)
+    told, training = _held_out(evidence), training_change(evidence)
+    words, level = told.words, told.level
     if not words:
         series = evidence.get("success", "reward")
         if series is None:
@@ -151,7 +153,7 @@ def learned(evidence: Evidence) -> Learned:
     success = evidence.get("success")
     if level is None and success is not None:
         level = trend(success).last
-    return Learned(held_out, training, words, low, high, level)
+    return replace(told, training=training, words=words, level=level)
 
 
 def training_change(evidence: Evidence) -> Change:
@@ -165,17 +167,23 @@ def training_change(evidence: Evidence) -> Change:
     return answers[0] if answers else "unknown"
 
 
-def _held_out(evidence: Evidence) -> tuple[Change, str, float | None, float | None, float | None]:
+def _held_out(evidence: Evidence) -> Learned:
+    """By held-out figures alone: of the first split of test, dev and what has no name whose figures tell anything."""
+    nothing = Learned("unknown", "unknown", "")
     for split in ("test", "dev", "eval"):
         seen = [one for one in evidence.held_out if one.split == split]
         if len(seen) < 2 or seen[0].step == seen[-1].step:
             continue
         first, last = seen[0], seen[-1]
-        said = f"held-out success ({split}) {first.success:.1%} to {last.success:.1%}"
         if first.n is None or last.n is None:
-            return "unknown", "", None, None, last.success
+            return replace(nothing, level=last.success)
         low, high = difference_interval(first.success, first.n, last.success, last.n)
         change: Change = "rose" if low > 0 else "fell" if high < 0 else "flat"
-        words = f"{said}, n = {last.n}: a difference of {100 * low:+.1f} to {100 * high:+.1f} points (95 %)"
-        return change, words, low, high, last.success
-    return "unknown", "", None, None, None
+        if change == "flat" and high - low > at.HELD_OUT_WIDTH.value:
+            continue
+        words = (
+            f"held-out success ({split}) {first.success:.1%} to {last.success:.1%}, n = {last.n}: a difference of "
+            f"{100 * low:+.1f} to {100 * high:+.1f} points (95 %)"
+        )
+        return Learned(change, "unknown", words, low, high, last.success, last.n)
+    return nothing

@@ -7,15 +7,15 @@ import numpy as np
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Evidence
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
-from astarpo.diagnosis.trends import learned, trend
+from astarpo.diagnosis.trends import learned, trend, wilson
 
 
 @detector(
     "hacking",
     "what is learned does not carry over",
     rule=f"training success rises and is {at.TRAIN_HELD_OUT_GAP.value:.0%} points or more (critical "
-    f"{at.TRAIN_HELD_OUT_GAP_CRITICAL.value:.0%}) above held-out success at the end, which does not rise; where only "
-    "rewards are logged, the same of them, by the span of rewards",
+    f"{at.TRAIN_HELD_OUT_GAP_CRITICAL.value:.0%}) above held-out success at the end and beyond its 95 % interval, "
+    "and held-out success does not rise; where only rewards are logged, the same of them, by the span of rewards",
     source="rldoctor, gap between training and evaluation",
 )
 def held_out_flat(evidence: Evidence) -> Answer:
@@ -26,16 +26,17 @@ def held_out_flat(evidence: Evidence) -> Answer:
         return Unable(
             "whether what is learned carries over: training success, and held-out success with n, first and last"
         )
-    level = state.level or 0.0
-    gap = trend(success).last - level
-    if state.training != "rose" or state.held_out == "rose" or gap < at.TRAIN_HELD_OUT_GAP.value:
+    level, last = state.level or 0.0, trend(success).last
+    gap = last - level
+    within = state.plays is not None and last <= wilson(level, state.plays)[1]
+    if state.training != "rose" or state.held_out == "rose" or gap < at.TRAIN_HELD_OUT_GAP.value or within:
         return Clear(f"training less held-out success {gap:+.1%}")
     pool = len({episode.task for episode in evidence.episodes}) if evidence.episodes else None
     return found(
         "critical" if gap >= at.TRAIN_HELD_OUT_GAP_CRITICAL.value else "warning",
-        f"Training success rises to {trend(success).last:.1%}; {state.words}"
+        f"Training success rises to {last:.1%}; {state.words}"
         + (f"; {pool} different tasks were seen in the episodes read." if pool is not None else "."),
-        numbers={"gap": gap, "training": trend(success).last, "held_out": level, "tasks": pool},
+        numbers={"gap": gap, "training": last, "held_out": level, "tasks": pool},
         not_ruled_out=("a curriculum whose tasks are easier than the held-out ones",),
         remedy="More different training tasks, fewer passes over them, and a look at whether the two splits are alike.",
         setting="--curriculum.name=uniform --values.tasks=4096",
