@@ -137,6 +137,56 @@ def test_an_interrupted_checkpoint_is_ignored_and_the_one_before_is_used(tmp_pat
     assert not (tmp_path / "checkpoints" / ".making-000003").exists()
 
 
+class Killed(BaseException):
+    """What no handler of errors sees: the folder is left as a kill leaves it."""
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_kill_while_a_checkpoint_is_saved_again_loses_neither_it_nor_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+) -> None:
+    """Before the older one is put aside, before the new one takes its place, and before the older one is removed."""
+    policy, optimizer = learner()
+    checkpoints = Checkpoints(stamped(tmp_path), keep=1)
+    checkpoints.save(policy, optimizer, state(1))
+    checkpoints.save(policy, optimizer, state(2))
+    print_, renames, rename = policy.fingerprint(), 0, Path.rename
+
+    def until_killed(path: Path, target: Path) -> Path:
+        nonlocal renames
+        if renames == renamed:
+            raise Killed
+        renames += 1
+        done = rename(path, target)
+        if renames == renamed == 2:
+            raise Killed
+        return done
+
+    monkeypatch.setattr(Path, "rename", until_killed)
+    with pytest.raises(Killed):
+        checkpoints.save(policy, optimizer, state(2, (0.5, 2)))
+    monkeypatch.undo()
+    again = Checkpoints(tmp_path, keep=1)
+    assert again.exists()
+    other, its_optimizer = learner(seed=9)
+    assert again.restore(other, its_optimizer).update == 2
+    assert other.fingerprint() == print_
+    # As the best on dev it outlives later ones, under whichever name, and is found; saved once more, it has its own.
+    again.save(other, its_optimizer, state(3, (0.5, 2)))
+    assert json.loads((model_folder(tmp_path, "best") / "state.json").read_text())["update"] == 2
+    again.save(other, its_optimizer, state(2, (0.5, 2)))
+    assert model_folder(tmp_path, "best").name == "000002"
+    assert not list(again.folder.glob(".replaced-*"))
+
+
+def test_one_that_is_damaged_does_not_count_as_kept(tmp_path: Path) -> None:
+    policy, optimizer = learner()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    (checkpoints.save(policy, optimizer, state(7)) / "state.json").unlink()
+    checkpoints.save(policy, optimizer, state(6))
+    assert kept(tmp_path) == [6]
+
+
 @pytest.mark.parametrize("file", ["state.json", "model.safetensors", "optimizer.safetensors"])
 def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path: Path, file: str) -> None:
     policy, optimizer = learner()

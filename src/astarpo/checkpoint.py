@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from astarpo.value_table import ValueTable
 
 FACTS = ("update", "curriculum", "algorithm", "best", "seconds", "optimizer")
 """What state.json of a checkpoint holds, beside the version."""
+
+NAME = re.compile(r"(\.replaced-)?(\d+)")
+"""Folders of checkpoints. One that is written again goes by the longer name until the new one has taken its place."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Checkpoints:
         """
         target = self.folder / f"{state.update:06d}"
         making = self.folder / f".making-{state.update:06d}"
+        aside = self.folder / f".replaced-{state.update:06d}"
         try:
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
@@ -95,8 +100,11 @@ class Checkpoints:
                 save_model(sampler.model, str(making / "sampler.safetensors"))
             (making / "state.json").write_text(json.dumps(facts), "utf-8")
             if target.exists():
-                shutil.rmtree(target)
+                # Killed between the two renames, a run goes on from the one put aside.
+                shutil.rmtree(aside, ignore_errors=True)
+                target.rename(aside)
             making.rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
         except Exception as error:  # the tokenizers library raises bare exceptions where a disk is full
             shutil.rmtree(making, ignore_errors=True)
             raise RunError(
@@ -107,14 +115,14 @@ class Checkpoints:
 
     def latest(self) -> Path:
         """The newest checkpoint that is whole. Raises RunError where there is none."""
-        found = [path for path in sorted(self.folder.glob("[0-9]*"), reverse=True) if _whole(path)]
+        found = self._found()
         if not found:
             raise RunError(f"{self.folder} holds no complete checkpoint: the run cannot be resumed; start it anew.")
-        return found[0]
+        return found[max(found)]
 
     def exists(self) -> bool:
         """Whether there is a checkpoint that is whole."""
-        return any(_whole(path) for path in self.folder.glob("[0-9]*"))
+        return bool(self._found())
 
     def restore(
         self,
@@ -157,11 +165,23 @@ class Checkpoints:
             tracker=facts.get("tracker", {}),
         )
 
+    def _found(self) -> dict[int, Path]:
+        """Those that are whole, by update."""
+        found: dict[int, Path] = {}
+        for path in sorted(self.folder.glob("*")):
+            # In this order one that was put aside gives way to the one in its place.
+            if (named := NAME.fullmatch(path.name)) and _whole(path):
+                found[int(named[2])] = path
+        return found
+
     def _thin_out(self, best: tuple[float, int]) -> None:
-        success, update = best
-        numbered = sorted(path for path in self.folder.glob("[0-9]*") if path.is_dir())
-        for path in numbered[: -self.keep]:
-            if success < 0 or int(path.name) != update:
+        found, (success, update) = self._found(), best
+        kept = {found[number] for number in sorted(found)[-self.keep :]}
+        if success >= 0 and update in found:
+            kept.add(found[update])
+        for path in self.folder.glob("*"):
+            # One that is damaged does not count as one that is kept.
+            if NAME.fullmatch(path.name) and path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -204,9 +224,11 @@ def model_folder(run: Path, which: str = "last") -> Path:
     success, update = read_state(latest)["best"]
     if success < 0:
         raise RunError(f"{run} was never evaluated on dev, so no checkpoint is its best there: take the last.")
-    best = checkpoints.folder / f"{int(update):06d}"
-    if not _whole(best):
-        raise RunError(f"{best}, the best checkpoint on dev, is gone or damaged: take the last.")
+    best = checkpoints._found().get(int(update))
+    if best is None:
+        raise RunError(
+            f"{checkpoints.folder}/{int(update):06d}, the best checkpoint on dev, is gone or damaged: take the last."
+        )
     return best
 
 

@@ -342,11 +342,9 @@ class Trainer:
         if (run.evaluation.every or by_share) and (due or last):
             on_dev = self._on_dev(update)
             if on_dev.success > self.best[0]:
-                # The best is only worth remembering if it is also kept.
                 self.best = (on_dev.success, update)
-                if update % run.checkpoint_every:
-                    self._checkpoint(update)
-        if update % run.checkpoint_every == 0 or last:
+        # The best is only worth remembering if it is also kept.
+        if update % run.checkpoint_every == 0 or last or self.best[1] == update:
             with self.clock("journal"):
                 self._checkpoint(update)
 
