@@ -120,6 +120,14 @@ FAULTS: list[tuple[str, Evidence]] = [
         evidence({"zero_std": np.ones(N)}, played=played(*[batch(lambda i: episode(f"t{i // 2}", reward=i))] * 4)),
     ),
     ("replies_never_end", evidence(STUCK | {"truncated": np.full(N, 0.9)})),
+    # Replies that were cut at first and have learned to stop where they would be.
+    (
+        "replies_never_end",
+        evidence(
+            STUCK | {"truncated": [*np.full(20, 0.5), *np.full(40, 0.1)], "length": 2.8 + NOISE},
+            settings={"rollout": {"reply_tokens": 3}},
+        ),
+    ),
     ("impossible_log_probs", evidence(STUCK, played=played(BAD_LOG_PROBS))),
     ("final_action_dead", evidence(STUCK, played=played(DEAD))),
     ("unreadable_taken", evidence(STUCK, played=played(REWRITTEN))),
@@ -143,6 +151,8 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("batch_too_small", evidence({"success": np.full(N, 0.01), "reward": FLAT}, played=played(OWN))),
     ("not_finite", evidence(STUCK | {"loss": [*np.zeros(N - 1), np.nan]})),
     ("steps_too_large", evidence({"success": FALLING, "entropy": [*np.full(20, 0.5), *np.full(40, 3.0)]})),
+    # The first step destroyed it: only the first update is still played by the policy that was there before.
+    ("steps_too_large", evidence({"success": [0.2, *np.zeros(N - 1)], "entropy": [1.1, *np.full(N - 1, 0.49)]})),
     ("kl_blow_up", evidence(STUCK | {"kl": np.linspace(0, 5, N)})),
     ("gradient_spike", evidence({"success": FALLING, "grad_norm": [*(1 + NOISE[:25]), 90.0, *(1 + NOISE[:34])]})),
     ("clipping", evidence(STUCK | {"clip_frac": np.full(N, 0.6)})),
@@ -213,6 +223,14 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ("shrinking", evidence(GAINING | {"length": np.linspace(20, 2, N)})),
     ("gradient_spike", evidence(GAINING | {"grad_norm": [*(1 + NOISE[:25]), 90.0, *(1 + NOISE[:34])]})),
     ("not_finite", evidence(GAINING)),
+    # Cut at first, and short of the limit by the end: that is over.
+    (
+        "replies_never_end",
+        evidence(
+            STUCK | {"truncated": [*np.full(20, 0.5), *np.full(40, 0.1)], "length": 12 + NOISE},
+            settings={"rollout": {"reply_tokens": 24}},
+        ),
+    ),
     ("same_reply", evidence(GAINING, played=played(OWN, OWN, SAME, SAME))),
     ("held_out_flat", evidence(GAINING, [(0, 0.1, 500), (N, 0.6, 500)])),
     # One play before and after knows nothing; and 20 % of 30 plays may be 37 %.

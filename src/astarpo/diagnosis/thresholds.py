@@ -44,6 +44,7 @@ PROB_GAP_CRITICAL = Threshold(0.05, "chosen: five times the warning")
 CORRELATION = Threshold(0.99, "chosen")
 PROMPTS_CUT = Threshold(0.05, "chosen: one prompt in twenty is not seen whole")
 CUT_FROM_THE_START = Threshold(0.30, "calibrated: a limit of 3 tokens on replies of 4 cuts 0.45 to 0.5 of them")
+LIMIT_FILLED = Threshold(0.9, "chosen, after a seeded fault of the odd half had been missed: replies end at the limit")
 SIGNAL_GAP = Threshold(0.05, "calibrated: exactly 0 in healthy runs, 0.18 with rewards in another order")
 
 # ---- reward and environment ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Array, Evidence, Series, batch_spread
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
-from astarpo.diagnosis.trends import ends, learned, trend
+from astarpo.diagnosis.trends import at_first, ends, learned, trend
 
 
 @detector(
@@ -297,7 +297,7 @@ def _signs(evidence: Evidence) -> list[tuple[str, bool]]:
     signs: list[tuple[str, bool]] = []
     entropy, kl, grad = evidence.get("entropy"), evidence.get("kl"), evidence.get("grad_norm")
     if entropy is not None and len(entropy) >= 4:
-        first = float(ends(entropy.values)[0][:2].mean())
+        first = at_first(entropy)
         high, low = float(entropy.values.max()), float(entropy.values.min())
         far = high > 2.0 * max(first, 1e-6) or low < 0.5 * first
         signs.append((f"entropy went from {first:.2g} to between {low:.2g} and {high:.2g}", far))

@@ -187,7 +187,8 @@ def reward_lost(evidence: Evidence) -> Answer:
     "plumbing",
     "replies never end",
     rule=f"{at.CUT_FROM_THE_START.value:.0%} of the replies or more run into the token limit in the first fifth of the "
-    "run and still at the end, or replies have shrunk to fit, and the run does not learn",
+    "run and still at the end, or replies have shrunk to fit, or are still "
+    f"{at.LIMIT_FILLED.value:.0%} as long as the limit on average, and the run does not learn",
     source="DAPO, arXiv:2503.14476, on truncated samples; the end token missing from the trained tokens never learns",
 )
 def replies_never_end(evidence: Evidence) -> Answer:
@@ -197,12 +198,14 @@ def replies_never_end(evidence: Evidence) -> Answer:
     (early, late), length = ends(cut.values), evidence.get("length")
     first = min(at_first(cut), float(early.mean()))
     shrank = length is not None and trend(length).change() == "fell"
-    there = first >= at.CUT_FROM_THE_START.value and (late.mean() >= at.CUT_FROM_THE_START.value or shrank)
+    limit = evidence.setting("rollout.reply_tokens")
+    full = length is not None and isinstance(limit, int) and trend(length).last >= at.LIMIT_FILLED.value * limit
+    bound = late.mean() >= at.CUT_FROM_THE_START.value or shrank or full
+    there = first >= at.CUT_FROM_THE_START.value and bound
     if not there or learned(evidence).excuse:
         return Clear(f"{first:.0%} cut at the start")
-    limit = evidence.setting("rollout.reply_tokens")
     said = f"{first:.0%} of the replies are cut at the start and {late.mean():.0%} over the last fifth of the run"
-    if late.mean() < first and shrank and length is not None:
+    if late.mean() < first and length is not None and (shrank or full):
         said += f", by when they are {trend(length).last:.1f} tokens long and not {trend(length).first:.1f}"
     return found(
         "critical" if max(first, late.mean()) >= at.CUT_CRITICAL.value else "warning",
