@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import shutil
 import sys
 from collections import Counter
@@ -30,8 +31,11 @@ from astarpo import journal, rollout, stage_one, update
 from astarpo import trainer as loop
 from astarpo.algorithms import grpo
 from astarpo.algorithms.regularisers import entropy_bonus
+from astarpo.chat import Chat
 from astarpo.checkpoint import mark_run
 from astarpo.collate import collate
+from astarpo.diagnosis.environment import play_environment
+from astarpo.diagnosis.evidence import Evidence
 from astarpo.diagnosis.readers import read
 from astarpo.diagnosis.verdict import Diagnosis, diagnose
 from astarpo.environments.arithmetic import Arithmetic
@@ -40,6 +44,7 @@ from astarpo.journal import write_atomically
 from astarpo.policy import tiny
 from astarpo.progress import Watch
 from astarpo.run import Run, load_preset, merge
+from astarpo.run import environment as playable
 from astarpo.types import Episode, Step
 
 SMALL: dict[str, Any] = {
@@ -87,6 +92,7 @@ class Case:
         preset: what the settings begin from.
         patch: puts the fault into the program while the run goes on.
         shows: detectors that must find something as well, whether or not they name the fault.
+        played: whether the environment is played for the diagnosis, with the fault in it.
     """
 
     expected: tuple[str, ...]
@@ -94,6 +100,7 @@ class Case:
     preset: str = "arithmetic/grpo"
     patch: Patch | None = None
     shows: tuple[str, ...] = ()
+    played: bool = False
 
 
 def _swallowed(stack: ExitStack) -> None:
@@ -253,6 +260,53 @@ def _four_tasks(stack: ExitStack) -> None:
     stack.enter_context(mock.patch.object(Arithmetic, "ids", few))
 
 
+PROMPT_LIMIT = 6
+"""Tokens of a prompt that are kept in `_prompts_cut`: 6 of the usual 7 to 10."""
+
+
+def _prompts_cut(stack: ExitStack) -> None:
+    """The last tokens of a prompt are kept, as a limit on its length does that cuts on the left; the share is logged as
+    verl logs it."""
+    real, whole = Chat.first, loop.Trainer.update
+    lengths: list[int] = []
+
+    def cut(self: Chat, observation: str, rules: str = "") -> list[int]:
+        ids = real(self, observation, rules)
+        lengths.append(len(ids))
+        return ids[-PROMPT_LIMIT:]
+
+    def logged(self: loop.Trainer, number: int) -> Any:
+        lengths.clear()
+        episodes, metrics = whole(self, number)
+        at_limit = sum(length >= PROMPT_LIMIT for length in lengths) / len(lengths)
+        return episodes, metrics | {"prompt_length/clip_ratio": at_limit}
+
+    stack.enter_context(mock.patch.object(Chat, "first", cut))
+    stack.enter_context(mock.patch.object(loop.Trainer, "update", logged))
+
+
+def _form_that_no_prompt_names(stack: ExitStack) -> None:
+    """The parser reads `answer[46]` alone, and no prompt says so."""
+    real = rollout._step
+
+    def strict(task: Any, reply: str) -> Step:
+        step = real(task, reply)
+        read = re.fullmatch(r"answer\[.*\]", reply) is not None
+        return step if read else replace(step, reward=0.0, success=False, valid=False)
+
+    stack.enter_context(mock.patch.object(rollout, "_step", strict))
+
+
+def _trained_on_the_test(stack: ExitStack) -> None:
+    """Held-out tasks are tasks of training."""
+    real = Arithmetic.ids
+
+    def shared(self: Arithmetic, split: Any, level: str | None = None) -> Any:
+        return real(self, "train", level)[: len(real(self, split, level))]
+
+    stack.enter_context(mock.patch.object(Arithmetic, "ids", shared))
+
+
 CASES: dict[str, Case] = {
     "swallowed_exception": Case(("silent_update",), patch=_swallowed),
     "scored_at_another_temperature": Case(("sampler_mismatch",), patch=_other_temperature),
@@ -318,6 +372,18 @@ CASES: dict[str, Case] = {
         "arithmetic/weighted_sft",
         shows=("even_weights",),
     ),
+    "prompts_lose_their_beginning": Case(("prompts_cut",), patch=_prompts_cut),
+    "a_form_that_no_prompt_names": Case(
+        ("mostly_invalid",), patch=_form_that_no_prompt_names, shows=("zero_variance", "batch_too_small")
+    ),
+    "clip_of_nothing": Case(
+        ("clipping",),
+        {
+            "algorithm": {"clip_low": 0.0, "clip_high": 0.0},
+            "optimizer": {"learning_rate": 3e-6, "minibatches": 8, "epochs": 4},
+        },
+    ),
+    "tested_on_the_training_tasks": Case(("broken_promise",), patch=_trained_on_the_test, played=True),
     "purchase_does_nothing": Case(
         ("final_action_dead",), {"environment": FAILED_SHOP | {"faults": ["purchase"]}}, "webshop/grpo"
     ),
@@ -364,6 +430,17 @@ def play(run: Run, out: Path, patch: Patch | None) -> str:
     return stopped
 
 
+def judged(case: Case, folder: Path) -> Diagnosis:
+    """What is said of a case's run; its environment is played where the case wants it."""
+    seen: Evidence = read(folder)
+    if case.played:
+        with ExitStack() as stack:
+            if case.patch is not None:
+                case.patch(stack)
+            seen = replace(seen, environment=play_environment(playable(settings(case, 0))))
+    return diagnose(seen)
+
+
 def told(found: Diagnosis) -> str:
     """What the diagnosis calls the root cause."""
     if found.root_cause is not None:
@@ -379,7 +456,7 @@ def run_all(out: Path, seeds: Sequence[int], only: Sequence[str]) -> None:
             if folder.exists() or (only and name not in only):
                 continue
             stopped = play(settings(case, seed), folder, case.patch)
-            found = diagnose(read(folder))
+            found = judged(case, folder)
             right = told(found) in case.expected
             print(f"{'ok ' if right else 'NO '} {name}.{seed}: {told(found)} {stopped[:60]}", flush=True)
             for absent in set(case.shows) - {finding.name for finding in found.findings}:
@@ -405,7 +482,7 @@ def table(out: Path, odd: int | None) -> str:
     lines = ["| fault | runs | named | called |", "|---|---|---|---|"]
     for name, case in CASES.items():
         called = Counter(
-            told(diagnose(read(folder)))
+            told(judged(case, folder))
             for folder in sorted((out / "faults").glob(f"{name}.*"))
             if folder.suffix != ".part" and (odd is None or int(folder.suffix[1:]) % 2 == odd)
         )

@@ -171,6 +171,8 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("even_weights", evidence(STUCK | {"weights/std": np.zeros(N), "entropy": np.linspace(1, 0.3, N) + NOISE})),
     ("sampler_mismatch", evidence({"training/rollout_actor_probs_pearson_corr": np.full(N, 0.9)})),
     ("prompts_cut", evidence(STUCK | {"prompt_length/clip_ratio": np.full(N, 0.3)})),
+    # What learns from the second half of its prompts could learn more from both.
+    ("prompts_cut", evidence({"success": RISING, "prompt_length/clip_ratio": np.full(N, 0.9)})),
     ("zero_variance", evidence({"reward": np.zeros(N), "loss": np.zeros(N)})),
     ("zero_variance", evidence({"rewards/accuracy/mean": np.ones(N), "frac_reward_zero_std": np.ones(N)})),
     (
@@ -185,6 +187,8 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("stale_values", evidence({"reward": RISING, "v_star": np.full(N, 0.3)})),
     ("held_by_kl", evidence(STUCK | {"zero_std": np.full(N, 0.3)}, settings={"algorithm": {"kl_coef": 50.0}})),
     ("held_by_kl", evidence(STUCK | {"zero_std": np.full(N, 0.3), "kl": KL, "loss": 40.0 * KL})),
+    # A run that falls under such a weight does not learn either.
+    ("held_by_kl", evidence({"reward": RISING[::-1], "zero_std": np.full(N, 0.3), "kl": KL, "loss": 40.0 * KL})),
     ("held_out_flat", evidence({"reward": RISING, "eval_reward": 0.12 + NOISE})),
     ("reward_without_success", evidence({"reward": RISING, "rewards/accuracy_reward/mean": FLAT})),
     ("reward_without_success", evidence({"reward": RISING, "success": FLAT})),
@@ -223,6 +227,7 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ("shrinking", evidence(GAINING | {"length": np.linspace(20, 2, N)})),
     ("gradient_spike", evidence(GAINING | {"grad_norm": [*(1 + NOISE[:25]), 90.0, *(1 + NOISE[:34])]})),
     ("not_finite", evidence(GAINING)),
+    ("prompts_cut", evidence({"success": RISING, "prompt_length/clip_ratio": np.full(N, 0.3)})),
     # Cut at first, and short of the limit by the end: that is over.
     (
         "replies_never_end",

@@ -164,7 +164,8 @@ def held_by_kl(evidence: Evidence) -> Answer:
     if weight is None:
         return Unable("whether the KL holds the policy: its weight, or loss and KL to the reference")
     state, span = learned(evidence), max(evidence.scale, 1e-9)
-    if weight < at.KL_WEIGHT.value * span or state.training != "flat" or state.excuse or _without_signal(evidence):
+    stays = state.training in ("flat", "fell")
+    if weight < at.KL_WEIGHT.value * span or not stays or state.excuse or _without_signal(evidence):
         return Clear(f"a weight of {weight:.3g}")
     kl = evidence.get("kl")
     moved = "" if kl is None else f" KL to the reference is {ends(kl.values)[1].mean():.1e} nats per token at the end."

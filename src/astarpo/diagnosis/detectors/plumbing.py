@@ -220,7 +220,8 @@ def replies_never_end(evidence: Evidence) -> Answer:
 @detector(
     "plumbing",
     "prompts are cut",
-    rule=f"{at.PROMPTS_CUT.value:.0%} of the prompts or more are as long as prompts may be, and the run does not learn",
+    rule=f"{at.PROMPTS_CUT.value:.0%} of the prompts or more are as long as prompts may be, and the run does not learn; "
+    f"or {at.CUT_CRITICAL.value:.0%} are, whether it learns or not",
     source="the run this project began with: a page longer than its limit lost the line that asks for an action",
 )
 def prompts_cut(evidence: Evidence) -> Answer:
@@ -228,10 +229,11 @@ def prompts_cut(evidence: Evidence) -> Answer:
     if cut is None:
         return Unable("whether prompts are cut: log the share of prompts at the limit of their length")
     typical = float(np.median(cut.values))
-    if typical < at.PROMPTS_CUT.value or learned(evidence).excuse:
+    most = typical >= at.CUT_CRITICAL.value
+    if typical < at.PROMPTS_CUT.value or (learned(evidence).excuse and not most):
         return Clear(f"{typical:.0%} in the median")
     return found(
-        "critical" if typical >= at.CUT_CRITICAL.value else "warning",
+        "critical" if most else "warning",
         f"{typical:.0%} of the prompts reach the limit of their length in the median update: what is cut is not seen.",
         numbers={"median": typical},
         not_ruled_out=("prompts that are exactly as long as the limit",),
