@@ -220,8 +220,8 @@ def replies_never_end(evidence: Evidence) -> Answer:
 @detector(
     "plumbing",
     "prompts are cut",
-    rule=f"{at.PROMPTS_CUT.value:.0%} of the prompts or more are as long as prompts may be, and the run does not learn; "
-    f"or {at.CUT_CRITICAL.value:.0%} are, whether it learns or not",
+    rule=f"{at.PROMPTS_CUT.value:.0%} of the prompts or more are as long as prompts may be, and the run does not "
+    f"learn; or {at.CUT_CRITICAL.value:.0%} are, whether it learns or not",
     source="the run this project began with: a page longer than its limit lost the line that asks for an action",
 )
 def prompts_cut(evidence: Evidence) -> Answer:
