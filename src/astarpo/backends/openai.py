@@ -8,13 +8,13 @@ import math
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from astarpo.backends.tokens import ListedConversations
-from astarpo.backends.wire import Wire
+from astarpo.backends.wire import Pool, Wire
 from astarpo.chat import Chat
 from astarpo.errors import BackendError, SettingsError
 from astarpo.generation import EndpointSettings
@@ -119,7 +119,7 @@ class EndpointPlayer:
                 else "rollout.openai.answers=FILE keeps what it answers for the next try."
             ),
         )
-        self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="endpoint")
+        self._pool = Pool(settings.concurrency, "endpoint")
         self._kept = Answers(Path(settings.answers)) if settings.answers else None
         self.bill, self._lock = Bill(), threading.Lock()
 
@@ -161,7 +161,7 @@ class EndpointPlayer:
 
     def close(self) -> None:
         """Hang up."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         self._wire.close()
 
     def _answer(self, question: dict[str, Any]) -> tuple[str, bool]:
@@ -184,7 +184,7 @@ class EndpointPlayer:
 class EndpointConversations(ListedConversations):
     """Open conversations with an endpoint, as pieces of text; see `Conversations`."""
 
-    def __init__(self, player: EndpointPlayer, keys: Sequence[tuple[int, ...]], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, player: EndpointPlayer, keys: Sequence[tuple[int, ...]], pool: Pool) -> None:
         super().__init__(keys)
         self._player, self._pool = player, pool
         self._under_way: dict[Future[Reply], int] = {}

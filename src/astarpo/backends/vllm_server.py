@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from astarpo.backends.tokens import Request, Said
 from astarpo.backends.vllm import whole
-from astarpo.backends.wire import Wire
+from astarpo.backends.wire import Pool, Wire
 from astarpo.errors import BackendError
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import Run
@@ -45,7 +47,7 @@ class Server:
         )
         models = self._wire.ask("/v1/models", quick=True)
         self._model = self._wire.read(models, lambda found: str(found["data"][0]["id"]))
-        self._pool = ThreadPoolExecutor(settings.requests, thread_name_prefix="vllm")
+        self._pool = Pool(settings.requests, "vllm")
         self._under_way: dict[Future[Said], int] = {}
         self._shared = Path(settings.shared) if settings.shared else None
 
@@ -82,7 +84,7 @@ class Server:
 
     def close(self) -> None:
         """Hang up. The server goes on."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         self._wire.close()
 
     def _written(self, policy: HuggingFacePolicy) -> Path:
@@ -92,7 +94,8 @@ class Server:
             new = Path(tempfile.mkdtemp(prefix="astarpo-weights-", dir=self._shared))
             # The server may run as someone else.
             new.chmod(0o755)
-            whole(policy).save_pretrained(new)
+            model = whole(policy)
+            model.save_pretrained(new, state_dict=untied(model.state_dict()))
         except (OSError, SafetensorError) as error:
             if new is not None:
                 shutil.rmtree(new, ignore_errors=True)
@@ -127,6 +130,19 @@ class Server:
         )
         said: Said = self._wire.read(answer, _said)
         return said
+
+
+def untied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights`, those that share memory copied, so that a file keeps them under each of their names.
+
+    On a processor vLLM holds a tied head in a form of its own, which it makes anew only when it reads the head's name:
+    else the head would stay that of older weights.
+    """
+    seen, found = set[int](), dict[str, Tensor]()
+    for name, tensor in weights.items():
+        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return found
 
 
 def _said(answer: Any) -> Said:

@@ -6,11 +6,18 @@ import json
 import random
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 import httpx
 
 from astarpo.errors import BackendError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Answers after which asking again may help."""
@@ -125,6 +132,50 @@ class Wire:
             return answer.json()
         except ValueError as error:
             raise _Again(f"answered what is no JSON ({answer.text[:60]!r})") from error
+
+
+class Pool:
+    """Threads that ask for others, whom nobody waits for.
+
+    Those of a `ThreadPoolExecutor` are joined when Python ends, so that one silent server would hold up Ctrl-C for as
+    long as it is given to answer.
+
+    Args:
+        size: calls at once; later ones wait their turn.
+        name: of the threads.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size, self._name = size, name
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads = 0
+
+    def submit(self, what: Callable[P, T], *given: P.args, **named: P.kwargs) -> Future[T]:
+        """Call `what`, when its turn comes; its result, or what it raised."""
+        future: Future[T] = Future()
+        self._jobs.put((future, partial(what, *given, **named)))
+        if self._threads < self._size:
+            self._threads += 1
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Drop what waits for its turn. Calls under way end when they end, and their threads with them."""
+        with suppress(Empty):
+            while (job := self._jobs.get_nowait()) is not None:
+                job[0].cancel()
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, call = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except Exception as error:  # noqa: BLE001 whoever waits for the result raises it
+                future.set_exception(error)
 
 
 class _Again(Exception):
