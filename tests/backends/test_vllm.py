@@ -112,3 +112,11 @@ def test_a_run_through_a_vllm_server(tmp_path: Path) -> None:
     played("--save", str(tmp_path / "model"))
     with server(tmp_path / "model") as url:
         check(played("--url", url, "--model", str(tmp_path / "model")))
+
+
+def test_an_exported_policy_says_in_vllm_what_it_says_in_transformers() -> None:
+    found = played("--export")
+    assert found["asked"] == 12
+    # Through the exported tokenizer and chat template as through those of transformers, and greedily token for token.
+    assert found["read_alike"] == found["said_alike"] == found["asked"]
+    assert found["different"] > 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import small
 from astarpo.algorithms.base import Algorithm, AlgorithmSettings, Needs
@@ -19,6 +22,7 @@ from astarpo.backends import probe
 from astarpo.backends.base import open_backend
 from astarpo.batch import Batch, Scored
 from astarpo.errors import BackendError
+from astarpo.export import export
 from astarpo.journal import read_metrics
 from astarpo.policy.load import load_policy
 from astarpo.policy.tiny.build import Architecture
@@ -56,8 +60,12 @@ def main() -> None:
     parser.add_argument("--url", default="")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--save", type=Path)
+    parser.add_argument("--export", action="store_true")
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp())
+    if given.export:
+        print(json.dumps(exported(work)))
+        return
     model = given.save or given.model or work / "model"
     if given.model is None:
         save(small.small_policy(stops=100), model)
@@ -125,6 +133,46 @@ def stale(backend: Any, policy: Any) -> str | None:
     except BackendError as error:
         return str(error)
     return None
+
+
+def exported(work: Path) -> dict[str, Any]:
+    """A trained run's policy as a folder, greedily in transformers and in vLLM, each with nothing but that folder."""
+    save(small.small_policy(stops=100), work / "model")
+    learning = {"optimizer": {"learning_rate": 3e-3}, "algorithm": {"name": "vllm_play.Surer", "group_size": 4}}
+    train(small.small_run(work / "model", **learning), work / "run")
+    export(work / "run", work / "exported")
+    asked = [f"{number}+{number * 7 % 10}=" for number in range(12)]
+    tokenizer: Any = AutoTokenizer.from_pretrained(work / "exported")
+    model: Any = AutoModelForCausalLM.from_pretrained(work / "exported")
+    read, in_transformers = list[list[int]](), list[list[int]]()
+    for text in asked:
+        messages = [{"role": "user", "content": text}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        there = torch.ones((1, len(ids)), dtype=torch.int64)
+        said = model.generate(torch.tensor([ids]), attention_mask=there, max_new_tokens=16, do_sample=False)
+        read.append(ids)
+        in_transformers.append(said[0, len(ids) :].tolist())
+    # One process, as elsewhere here.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    vllm: Any = importlib.import_module("vllm")
+    engine = vllm.LLM(
+        model=str(work / "exported"),
+        dtype="float32",
+        max_model_len=256,
+        max_num_seqs=16,
+        kv_cache_memory_bytes=2**28,
+        enforce_eager=True,
+        disable_log_stats=True,
+    )
+    chats = [[{"role": "user", "content": text}] for text in asked]
+    answers = engine.chat(chats, vllm.SamplingParams(temperature=0.0, max_tokens=16), use_tqdm=False)
+    in_vllm = [list(answer.outputs[0].token_ids) for answer in answers]
+    return {
+        "asked": len(asked),
+        "read_alike": sum(list(answer.prompt_token_ids) == ids for answer, ids in zip(answers, read, strict=True)),
+        "said_alike": sum(a == b for a, b in zip(in_transformers, in_vllm, strict=True)),
+        "different": len({tuple(ids) for ids in in_vllm}),
+    }
 
 
 if __name__ == "__main__":
