@@ -176,6 +176,17 @@ def test_a_reference_is_counted_where_one_is_kept() -> None:
     assert term(kept, "reference") == of.parameters * HALF
 
 
+def test_a_reference_kept_elsewhere_is_counted_while_it_is_there() -> None:
+    of, kl = KNOWN[LARGE], {"kl_coef": 0.01, "kl_estimator": "k3"}
+    at_hand = footprint(run(algorithm=kl), of)
+    elsewhere = footprint(run(algorithm=kl, policy={"reference_device": "cpu"}), of)
+    weights = of.parameters * HALF
+    assert at_hand.sum("always") - elsewhere.sum("always") == weights == elsewhere.sum("scoring")
+    assert at_hand.peak - elsewhere.peak == weights
+    exact = footprint(run(algorithm=kl | {"kl_estimator": "exact"}, policy={"reference_device": "cpu"}), of)
+    assert exact.peak == at_hand.peak
+
+
 def test_the_peak_is_what_stays_and_the_larger_of_what_comes_and_goes() -> None:
     found = footprint(run(), KNOWN[LARGE])
     assert found.peak == found.sum("always") + max(found.sum(when) for when in subject.TIMES)

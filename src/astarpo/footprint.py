@@ -18,7 +18,7 @@ from astarpo.memory import FLOAT, HALF, KNOWN, Shape
 from astarpo.policy import adapters
 from astarpo.policy.head import CHUNK
 from astarpo.policy.load import embedded
-from astarpo.run import Run, algorithm, merge, override, plays_reference
+from astarpo.run import Run, algorithm, keeps_reference, merge, override, plays_reference
 
 GPUS = (24, 48, 80, 141)
 """Gigabytes of the GPUs that presets are made for; any other size can be asked about."""
@@ -40,9 +40,9 @@ arXiv:2305.14314, section 3."""
 EIGHT_BITS = 2 * (1 + FLOAT / 256)
 """Bytes of AdamW's two running means of one weight in eight bits: a byte each and a float32 for each 256."""
 
-When = Literal["always", "playing", "learning"]
-TIMES: tuple[When, ...] = ("playing", "learning")
-"""What a run does by turns: generate episodes, learn from them."""
+When = Literal["always", "playing", "scoring", "learning"]
+TIMES: tuple[When, ...] = ("playing", "scoring", "learning")
+"""What a run does by turns: generate episodes, let a reference whose weights are elsewhere score them, learn."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,14 @@ def _kept(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
     yield Term("optimiser", round(states), "always", words, lower)
     # What does not learn is shared with a copy that never does.
     copied = learning * FLOAT if rank else weights
-    if needs.reference or needs.exact_kl or plays_reference(run):
-        yield Term("reference", copied, "always", "a frozen copy of what learns", "policy.lora.rank")
+    if keeps_reference(run):
+        times: dict[When, bool] = {"always": True}
+        lower = "policy.lora.rank" if rank else "policy.reference_device"
+        if run.policy.reference_device == "cpu":
+            times = {"playing": plays_reference(run), "scoring": needs.reference, "learning": needs.exact_kl}
+            lower = "policy.lora.rank"
+        for when in (when for when, there in times.items() if there):
+            yield Term("reference", copied, when, "a frozen copy of what learns", lower)
     if run.rollout.sync_every > 1:
         yield Term("sampler", copied, "always", "a copy of what learns, which lags behind", "rollout.sync_every")
     if run.rollout.backend == "vllm" and not run.rollout.vllm.url:

@@ -96,6 +96,16 @@ class PolicySettings(Settings):
         description="start: where the algorithm needs a reference policy, it is the starting policy, frozen. none: no "
         "reference is kept, and an algorithm that needs one is refused",
     )
+    reference_device: Literal["policy", "cpu"] = Field(
+        "policy",
+        description="where the reference's weights are kept. policy: on the policy's device. cpu: in the processor's "
+        "memory, and on the GPU only while the reference plays or scores; under an exact KL that is all of learning",
+    )
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "reference_device": chosen("reference", "start")
+        & When("lora.rank is 0 (an adapter shares its frozen weights)", lambda policy: not policy.lora.rank),
+    }
 
     @model_validator(mode="after")
     def _four_bits_do_not_learn(self) -> Self:
@@ -361,6 +371,7 @@ class Run(Settings):
     effects: ClassVar[Mapping[str, When]] = {
         "values": When("the algorithm or its baseline reads V*", lambda run: algorithm(run).needs.values),
         **{name: When("episodes is unset", lambda run: run.episodes is None) for name in PLAYING},
+        "policy.reference_device": When("a reference stands beside the policy", lambda run: keeps_reference(run)),
     }
 
     @classmethod
@@ -475,6 +486,16 @@ def algorithm(run: Run) -> Algorithm[AlgorithmSettings]:
 def plays_reference(run: Run) -> bool:
     """Whether stage 1 plays the reference for V*: the algorithm reads V* and nothing else tracks it."""
     return algorithm(run).needs.values and run.values.source == "reference"
+
+
+def keeps_reference(run: Run) -> bool:
+    """Whether a frozen copy of the starting policy stands beside the policy.
+
+    An exact KL reads it while it learns. Otherwise it plays stage 1 and scores each batch; saved episodes are scored
+    before the first update, when the policy still is the reference.
+    """
+    needs = algorithm(run).needs
+    return needs.exact_kl or (run.episodes is None and (needs.reference or plays_reference(run)))
 
 
 def preset_names(environment: str) -> list[str]:

@@ -73,7 +73,11 @@ class Draw:
 
     def batch(self, update: int) -> list[Part]:
         """What `update` (from 0) learns from."""
-        return [self._parts[number] for number in self._batch(update)[1]]
+        return [self._parts[number] for number in self.numbers(update)]
+
+    def numbers(self, update: int) -> list[int]:
+        """Which of the parts those are."""
+        return self._batch(update)[1]
 
     def epoch(self, update: int) -> float:
         """Epochs gone through once `update` (from 0) has learned."""
@@ -150,6 +154,10 @@ class Saved:
     def batch(self, update: int) -> list[list[Episode]]:
         """Attempts task by task that `update` (from 0) learns from, all of one temperature."""
         return [list(part.episodes) for part in self._draw.batch(update)]
+
+    def numbers(self, update: int) -> list[int]:
+        """Which of `parts` `update` (from 0) learns from, in the order of `batch`."""
+        return self._draw.numbers(update)
 
     def metrics(self, update: int) -> dict[str, float]:
         """Epochs gone through once `update` (from 0) has learned."""

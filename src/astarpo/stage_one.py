@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class StageOne:
         pools: which tasks; told of the table, whose filters then apply.
         watch: told of progress.
         note: shows a remark.
+        near: a context in which the reference can play.
 
     Raises:
         SettingsError: the environment has no such reward mode.
@@ -56,7 +58,9 @@ class StageOne:
         pools: Pools,
         watch: Watch,
         note: Callable[[str], None],
+        near: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._near = near
         self._run, self._player = run, backend.player(reference)
         self._environment, self._pools = environment, pools
         self._watch, self._note = watch, note
@@ -69,8 +73,10 @@ class StageOne:
         if reference.rules and environment.prompt():
             # Whoever was told the rules is another player. The embedded model never is, so its key has no such mark.
             limits += "/rules"
+        with near():
+            whose = reference.fingerprint()
         key = ValueKey(
-            reference=reference.fingerprint(),
+            reference=whose,
             environment=f"{fingerprint(environment, name)}/{limits}",
             reward=name,
             temperature=run.values.temperature,
@@ -107,14 +113,15 @@ class StageOne:
         """Play (task, attempt) pairs. What comes of a pair does not depend on the others."""
         plays = [Play(task, attempt, (self._run.seed, STAGE_ONE_KEY)) for task, attempt in wanted]
         began = time.perf_counter()
-        episodes = collect(
-            self._player,
-            self._environment,
-            plays,
-            rollout=self._run.rollout,
-            temperature=self._run.values.temperature,
-            reward=self._reward,
-        )
+        with self._near():
+            episodes = collect(
+                self._player,
+                self._environment,
+                plays,
+                rollout=self._run.rollout,
+                temperature=self._run.values.temperature,
+                reward=self._reward,
+            )
         each = (time.perf_counter() - began) / max(len(plays), 1)
         return [PlayResult(e.reward, e.score, e.success, str(e.ended), Used(1, *tokens_of(e), each)) for e in episodes]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Container, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +27,13 @@ from astarpo.filters import filtered
 from astarpo.journal import Journal, read_metrics, write_atomically
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
+from astarpo.policy.offload import offload
 from astarpo.pools import Pools
 from astarpo.progress import Watch
+from astarpo.reference import KeptLogProbs
 from astarpo.result import Clock, Result, peak_memory
 from astarpo.rollout import Play, check_context, collect, episode_metrics, shortened, tokens_of
-from astarpo.run import Run, algorithm, environment, plays_reference
+from astarpo.run import Run, algorithm, environment, keeps_reference, plays_reference
 from astarpo.saved import Saved, take_values, with_values
 from astarpo.sinks.base import Sinks
 from astarpo.stage_one import FILE, StageOne, frozen
@@ -60,7 +62,11 @@ class Trainer:
         self.policy = load_policy(run.policy, run.environment.name)
         check_context(self.policy, run.rollout)
         needs = self.algorithm.needs
-        self.reference = frozen(self.policy) if needs.reference or needs.exact_kl or plays_reference(run) else None
+        self.reference = frozen(self.policy) if keeps_reference(run) else None
+        # Inside `self.near()` the reference can play and score.
+        self.near: Callable[[], AbstractContextManager[None]] = nullcontext
+        if self.reference is not None and run.policy.reference_device == "cpu":
+            self.near = offload(self.reference)
         # Who plays: the policy itself, or a copy that lags behind it.
         self.sampler = self.policy if run.rollout.sync_every == 1 else frozen(self.policy)
         self.backend = open_backend(run)
@@ -73,6 +79,7 @@ class Trainer:
         self.saved = self._open_saved()
         self.stage_one = self._open_values() if plays_reference(run) else None
         self.tracker = ValueTracker(run.values) if needs.values and self.stage_one is None else None
+        self.kept = self._score_saved(self.saved) if self.saved is not None and needs.reference else None
         self.best = (-1.0, 0)
         self.not_finite = 0
         self.dev: float | None = None
@@ -140,6 +147,8 @@ class Trainer:
         values = self._values_of([group[0].task for group in groups], update)
         learned = [episode for group in groups for episode in group]
         batch = collate(learned, values=values, device=self.policy.device)
+        if self.kept is not None:
+            batch = replace(batch, ref_logp=self.kept.column(update, batch))
         batch = controlled(batch, run.control, seed=run.seed, update=update)
         kept, filtering = filtered(batch, run.filter)
         collapse = self._collapse(learned, update)
@@ -198,7 +207,8 @@ class Trainer:
         run = self.run
         try:
             batch = self._with_reference(batch)
-            with self.clock("training"):
+            needed = self.near if self.algorithm.needs.exact_kl else nullcontext
+            with self.clock("training"), needed():
                 metrics = learn(
                     self.policy,
                     batch,
@@ -313,9 +323,9 @@ class Trainer:
         if self.algorithm.needs.hidden:
             with self.clock("critic"):
                 batch = replace(batch, hidden=self.policy.hidden_states(batch))
-        if self.reference is None or not self.algorithm.needs.reference:
+        if self.reference is None or not self.algorithm.needs.reference or batch.ref_logp is not None:
             return batch
-        with self.clock("reference"), torch.no_grad():
+        with self.clock("reference"), torch.no_grad(), self.near():
             return replace(batch, ref_logp=self.reference.log_probs(batch).logp)
 
     def _values_of(self, tasks: Sequence[str], update: int) -> dict[str, float] | None:
@@ -510,12 +520,23 @@ class Trainer:
         if (why := self.algorithm.misled) is not None:
             self.warn(f"{self.run.algorithm.name} learns from episodes that other policies played and {why}.")
 
+    def _score_saved(self, saved: Saved) -> KeptLogProbs | None:
+        """What the reference says of the saved episodes; None where a copy of it must stay for an exact KL anyway.
+
+        Nothing was learned or restored yet, so the policy is the reference.
+        """
+        if self.reference is not None:
+            return None
+        with self.clock("reference"):
+            return KeptLogProbs(self.folder, saved, self.policy, updates=self.run.updates, watch=self.watch)
+
     def _open_values(self) -> StageOne:
-        assert self.reference is not None
         values = StageOne(
             self.run,
             self.folder,
-            reference=self.reference,
+            # Under saved episodes nobody plays: what is asked is whose plays the table holds.
+            reference=self.reference or self.policy,
+            near=self.near,
             backend=self.backend,
             environment=self.environment,
             pools=self.pools,
