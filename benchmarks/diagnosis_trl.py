@@ -102,7 +102,7 @@ class Case:
     held_out: bool = False
 
 
-HEALTHY = {"max_steps": 100}
+HEALTHY = {"max_steps": 100, "learning_rate": 3e-4}
 CASES: dict[str, Case] = {
     "healthy_grpo": Case((), HEALTHY, held_out=True),
     "healthy_kl": Case((), HEALTHY | {"beta": 0.02}),

@@ -153,12 +153,18 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("steps_too_large", evidence({"success": FALLING, "entropy": [*np.full(20, 0.5), *np.full(40, 3.0)]})),
     # The first step destroyed it: only the first update is still played by the policy that was there before.
     ("steps_too_large", evidence({"success": [0.2, *np.zeros(N - 1)], "entropy": [1.1, *np.full(N - 1, 0.49)]})),
+    ("steps_too_large", evidence({"success": [0.2, *np.zeros(N - 1)], "length": [4.5, *np.full(N - 1, 24.0)]})),
     ("kl_blow_up", evidence(STUCK | {"kl": np.linspace(0, 5, N)})),
     ("gradient_spike", evidence({"success": FALLING, "grad_norm": [*(1 + NOISE[:25]), 90.0, *(1 + NOISE[:34])]})),
     ("clipping", evidence(STUCK | {"clip_frac": np.full(N, 0.6)})),
     (
         "no_movement",
         evidence(STUCK | {"entropy": 0.5 + NOISE / 10, "zero_std": np.full(N, 0.3), "kl": np.full(N, 1e-7)}),
+    ),
+    # Entropy that seems to fall is chance where no weight can have moved by a millionth.
+    (
+        "no_movement",
+        evidence(STUCK | {"entropy": np.linspace(1.1, 0.9, N) + NOISE, "learning_rate": np.full(N, 1e-9)}),
     ),
     ("entropy_collapse", evidence(STUCK | {"entropy": np.geomspace(1, 0.001, N)})),
     ("entropy_explosion", evidence(STUCK | {"entropy": np.linspace(0.5, 3, N)})),
@@ -224,6 +230,11 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ("entropy_collapse", evidence(GAINING | {"entropy": np.geomspace(1, 0.001, N)})),
     ("no_movement", evidence(STUCK | {"entropy": FLAT, "zero_std": np.ones(N)})),
     ("steps_too_large", evidence({"success": RISING, "entropy": np.geomspace(1, 0.001, N)})),
+    ("steps_too_large", evidence({"success": RISING, "length": np.geomspace(4, 24, N)})),
+    (
+        "no_movement",
+        evidence(STUCK | {"entropy": np.linspace(1.1, 0.9, N) + NOISE, "learning_rate": np.full(N, 1e-6)}),
+    ),
     ("shrinking", evidence(GAINING | {"length": np.linspace(20, 2, N)})),
     ("gradient_spike", evidence(GAINING | {"grad_norm": [*(1 + NOISE[:25]), 90.0, *(1 + NOISE[:34])]})),
     ("not_finite", evidence(GAINING)),
@@ -255,6 +266,12 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ("held_out_flat", evidence({"reward": RISING, "eval_reward": RISING - 0.1})),
     # What the first update destroyed had been there.
     ("zero_variance", evidence({"success": [0.1, *np.zeros(N - 1)], "zero_std": [0.6, *np.ones(N - 1)]})),
+    (
+        "zero_variance",
+        evidence(
+            {"success": [0.1, *np.zeros(N - 1)], "zero_std": [0.875, *np.ones(N - 1)]}, [(0, 0.2, 200), (N, 0, 200)]
+        ),
+    ),
     ("reward_without_success", evidence({"reward": RISING, "rewards/format/mean": FLAT})),
     ("reward_without_success", evidence({"reward": RISING, "rewards/accuracy/mean": RISING})),
 ]

@@ -76,6 +76,9 @@ SUCCESSES_AN_UPDATE = Threshold(1.0, "arithmetic: with fewer, most updates see n
 # ---- optimiser ----------------------------------------------------------------------------------------------------
 STILL_KL = Threshold(1e-4, "chosen: nats per token from the reference after the run")
 STILL_ENTROPY = Threshold(0.05, "calibrated: relative change of entropy, first fifth to last")
+STILL_STEPS = Threshold(
+    1e-6, "arithmetic: Adam moves a weight by about the learning rate an update; weights are near 0.02"
+)
 SPIKE_SIGMAS = Threshold(8.0, RLDOCTOR)
 SPIKE_MEDIANS = Threshold(3.0, RLDOCTOR)
 KL = Threshold(0.50, f"{RLDOCTOR}; taken per token")

@@ -37,8 +37,8 @@ def not_finite(evidence: Evidence) -> Answer:
     "optimiser",
     "the steps are too large",
     rule=f"success or reward loses {at.FALL.value:.0%} of the best level it had and does not come back, and in the "
-    "same stretch entropy halves or doubles, KL jumps or the gradient spikes, where the entropy bonus is below "
-    f"{at.ENTROPY_BONUS.value:g}",
+    "same stretch entropy or the length of replies halves or doubles, KL jumps or the gradient spikes, where the "
+    f"entropy bonus is below {at.ENTROPY_BONUS.value:g}",
     source="RAGEN, arXiv:2504.20073: reward falls, then a gradient spike marks the point of no return",
 )
 def steps_too_large(evidence: Evidence) -> Answer:
@@ -185,7 +185,7 @@ def held_by_kl(evidence: Evidence) -> Answer:
     rule="there is signal, and yet reward, success, entropy and length stay where they were: entropy changes by less "
     "than "
     f"{at.STILL_ENTROPY.value:.0%}, and KL to the reference, where logged, is below {at.STILL_KL.value:g} nats per "
-    "token",
+    f"token; or learning rate times updates is below {at.STILL_STEPS.value:g}",
     source="learning rates that are usual: 1e-6 for all weights of a large model, 1e-5 to 1e-4 for LoRA",
 )
 def no_movement(evidence: Evidence) -> Answer:
@@ -209,11 +209,14 @@ def no_movement(evidence: Evidence) -> Answer:
         still = seen.change(least) == "flat" and (
             length is None or trend(length).change(0.05 * trend(length).first) == "flat"
         )
-    if not still or state.training != "flat" or state.gained or state.lost or state.mastered:
-        return Clear(f"entropy {seen.first:.3g} to {seen.last:.3g}")
     rate = evidence.get("learning_rate")
     largest = None if rate is None else float(rate.values.max())
+    nothing = largest is not None and largest * evidence.updates < at.STILL_STEPS.value
+    if not (still or nothing) or state.training != "flat" or state.gained or state.lost or state.mastered:
+        return Clear(f"entropy {seen.first:.3g} to {seen.last:.3g}")
     moved = f"KL to the reference is {ends(kl.values)[1].mean():.1e}" if kl is not None else "entropy and length stay"
+    if nothing and not still:
+        moved = f"no weight can have moved by more than about {(largest or 0.0) * evidence.updates:.0e}"
     return found(
         "critical" if evidence.updates >= 2 * at.UPDATES_TO_JUDGE.value else "warning",
         f"Over {evidence.updates} updates nothing changes: {state.words}; entropy {seen.first:.3f} to {seen.last:.3f}; "
@@ -296,12 +299,15 @@ def spiking(grad: Series) -> Array:
 def _signs(evidence: Evidence) -> list[tuple[str, bool]]:
     """What would show that the policy moved far: words, and whether it did."""
     signs: list[tuple[str, bool]] = []
-    entropy, kl, grad = evidence.get("entropy"), evidence.get("kl"), evidence.get("grad_norm")
-    if entropy is not None and len(entropy) >= 4:
-        first = at_first(entropy)
-        high, low = float(entropy.values.max()), float(entropy.values.min())
-        far = high > 2.0 * max(first, 1e-6) or low < 0.5 * first
-        signs.append((f"entropy went from {first:.2g} to between {low:.2g} and {high:.2g}", far))
+    kl, grad = evidence.get("kl"), evidence.get("grad_norm")
+    for name, words in (("entropy", "entropy"), ("length", "the length of replies")):
+        series = evidence.get(name)
+        if series is not None and len(series) >= 4:
+            first, high, low = at_first(series), float(series.values.max()), float(series.values.min())
+            far = high > 2.0 * max(first, 1e-6) or low < 0.5 * first
+            # Entropy is always told, the length where it says something.
+            if far or name == "entropy":
+                signs.append((f"{words} went from {first:.2g} to between {low:.2g} and {high:.2g}", far))
     if kl is not None and len(kl) >= 4:
         signs.append((f"KL to the reference reached {kl.values.max():.2g}", float(kl.values.max()) > at.KL.value))
     if grad is not None and len(grad) >= 4:

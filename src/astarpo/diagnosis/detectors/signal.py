@@ -79,7 +79,9 @@ def zero_variance(evidence: Evidence) -> Answer:
     if len(half) < 3 or seen < at.ZERO_STD.value or at_first(share) < at.ZERO_STD_AT_ONCE.value:
         return Clear(f"{seen:.0%} of the tasks over the first half")
     won = evidence.get("success")
-    if at_first(share) < at.ZERO_STD.value and (state.lost or _unlearned(evidence, len(half))):
+    # Held-out figures say what it could do before; without them the first update must have had more to learn from.
+    least = at.ZERO_STD_CRITICAL.value if state.held_out == "fell" else at.ZERO_STD.value
+    if at_first(share) < least and (state.lost or _unlearned(evidence, len(half))):
         return Clear("there was something to learn from before the policy lost it")
     # Mastered before the first update is no success of training: it may be a grader that says yes to anything.
     given = won is not None and float(won.values.min()) == 1.0 and float(share.values.min()) == 1.0
