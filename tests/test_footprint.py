@@ -236,7 +236,7 @@ def test_every_size_of_gpu_has_a_preset_of_every_model() -> None:
 
 
 def test_four_bits_are_proposed_with_the_adapter_that_they_need() -> None:
-    made = to_fit(run(policy={"dtype": "float32"}), KNOWN["Qwen/Qwen2.5-7B-Instruct"], 20)
+    made = to_fit(run(policy={"dtype": "float32"}), KNOWN["Qwen/Qwen2.5-7B-Instruct"], 22)
     assert made is not None
     assert {change.setting for change in made} >= {"policy.lora.rank", "policy.quantize"}
     assert any(change.learns_otherwise for change in made)
@@ -310,3 +310,27 @@ def test_an_adapter_is_planned_by_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base", "r": 8}')
     with pytest.raises(SettingsError, match=r"is an adapter, .* plan with policy\.model=some/base and the adapter's"):
         shape_of(str(tmp_path))
+
+
+def test_a_vllm_in_the_process_is_counted_in_its_own_precision_and_its_cache_is_lowered() -> None:
+    of = KNOWN[LARGE]
+    given = run(rollout={"backend": "vllm", "vllm": {"kv_cache_gib": 64, "dtype": "float32"}})
+    assert term(footprint(given, of), "vLLM") == 4 * of.parameters + 64 * 2**30
+    (cache,) = [one.how for one in footprint(given, of).terms if one.name == "vLLM"]
+    # 36 layers × 2 heads × 128, keys and values, 4 bytes: 73,728 a token, 4,127 tokens an episode.
+    assert f"room for {64 * 2**30 // (73_728 * 4_127):,} episodes at once" in cache
+    made = to_fit(given, of, 141)
+    assert made is not None
+    assert "rollout.vllm.kv_cache_gib" in [change.setting for change in made]
+    assert made[-1].needs <= 141
+
+
+def test_a_vllm_server_is_told_beside_what_the_run_itself_needs() -> None:
+    of = KNOWN[LARGE]
+    found = footprint(run(rollout={"backend": "vllm", "vllm": {"url": "http://there:8000"}}), of)
+    assert not term(found, "vLLM")
+    assert not term(found, "KV cache")
+    (said,) = found.beside
+    assert said in found.lines()
+    assert "server at http://there:8000 is not counted: it holds 6.2 GB of weights of its own and 0.15 GB" in said
+    assert footprint(run(), of).beside == ()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from astarpo import memory
+from astarpo.backends.base import require_weights
 from astarpo.engine.conversations import READ_TOKENS
 from astarpo.errors import DataError, SettingsError
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
@@ -75,6 +76,7 @@ class Footprint:
         terms: what takes memory.
         episodes: of one update.
         tokens: of one update at most.
+        beside: what takes memory elsewhere, in words.
     """
 
     model: str
@@ -83,6 +85,7 @@ class Footprint:
     terms: tuple[Term, ...]
     episodes: int
     tokens: int
+    beside: tuple[str, ...] = ()
 
     def sum(self, when: When) -> int:
         """Bytes of all terms of one time."""
@@ -122,6 +125,7 @@ class Footprint:
             f"{CONTEXT_BYTES / 1e9:g} GB for CUDA and {SPARE:.0%} to spare.",
             f"The largest term that a setting lowers: {largest.name}, {largest.bytes / 1e9:.1f} GB, by "
             f"{largest.setting}.",
+            *self.beside,
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -209,12 +213,27 @@ def _shape(config: Any, counted: int) -> Shape:
 
 
 def footprint(run: Run, shape: Shape) -> Footprint:
-    """The memory of `run` with a model of `shape`."""
+    """The memory of `run` with a model of `shape`. Raises SettingsError where the weights are elsewhere."""
+    require_weights(run)
     rank = run.policy.lora.rank
     learning = shape.adapter(rank) if rank else shape.parameters
     episodes = run.rollout.tasks_per_update * run.algorithm.group_size
     terms = (*_kept(run, shape, learning), *_playing(run, shape, episodes), *_learning(run, shape, learning))
-    return Footprint(run.policy.model, shape.parameters, learning, terms, episodes, episodes * run.rollout.longest)
+    tokens = episodes * run.rollout.longest
+    return Footprint(run.policy.model, shape.parameters, learning, terms, episodes, tokens, _beside(run, shape))
+
+
+def _beside(run: Run, shape: Shape) -> tuple[str, ...]:
+    """What a server needs that generates."""
+    url = run.rollout.vllm.url
+    if run.rollout.backend != "vllm" or not url:
+        return ()
+    width = _width(run)
+    one = memory.kv_bytes(shape, 1, run.rollout.longest, width)
+    return (
+        f"The vLLM server at {url} is not counted: it holds {shape.parameters * width / 1e9:.1f} GB of weights of its "
+        f"own and {one / 1e9:.2f} GB of keys and values for each episode at once, on a GPU of its own or beside this.",
+    )
 
 
 def _width(run: Run) -> int:
@@ -259,8 +278,27 @@ def _kept(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
     if run.rollout.sync_every > 1:
         yield Term("sampler", copied, "always", "a copy of what learns, which lags behind", "rollout.sync_every")
     if run.rollout.backend == "vllm" and not run.rollout.vllm.url:
-        held = round(run.rollout.vllm.kv_cache_gib * 2**30)
-        yield Term("vLLM", weights + held, "always", "its own weights, and its KV cache", "rollout.vllm.kv_cache_gib")
+        gib, held = run.rollout.vllm.kv_cache_gib, shape.parameters * _vllm_width(run)
+        room = round(gib * 2**30)
+        yield Term(
+            "vLLM",
+            held + room,
+            "always",
+            f"its own weights, and {gib:g} GiB of keys and values: room for {room // _vllm_episode(run, shape):,} "
+            "episodes at once",
+            "rollout.vllm.kv_cache_gib",
+        )
+
+
+def _vllm_width(run: Run) -> int:
+    """Bytes of a weight in vLLM."""
+    dtype = run.rollout.vllm.dtype
+    return _width(run) if dtype == "auto" else FLOAT if dtype == "float32" else HALF
+
+
+def _vllm_episode(run: Run, shape: Shape) -> int:
+    """Bytes of keys and values that one episode may need in vLLM."""
+    return memory.kv_bytes(shape, 1, run.rollout.longest, _vllm_width(run))
 
 
 def _playing(run: Run, shape: Shape, episodes: int) -> Iterator[Term]:
@@ -363,7 +401,7 @@ def to_fit(run: Run, shape: Shape, gpu: float) -> list[Change] | None:
         Empty where it fits as it is; None where no change of those known here is enough.
     """
     made, smaller = dict[str, _Rung](), run
-    for rung in _rungs(run) if not footprint(run, shape).fits(gpu) else ():
+    for rung in _rungs(run, shape) if not footprint(run, shape).fits(gpu) else ():
         try:
             after = changed(smaller, rung.setting, rung.value)
         except SettingsError:
@@ -406,7 +444,7 @@ class _Rung:
     learns_otherwise: bool = False
 
 
-def _rungs(run: Run) -> Iterator[_Rung]:
+def _rungs(run: Run, shape: Shape) -> Iterator[_Rung]:
     """The cheapest first."""
     yield _Rung("policy.gradient_checkpointing", "true")
     tokens = run.optimizer.microbatch_tokens
@@ -417,6 +455,11 @@ def _rungs(run: Run) -> Iterator[_Rung]:
     while slots > FEWEST_SLOTS:
         slots //= 2
         fewer.append(_Rung("rollout.slots", str(slots)))
+    if run.rollout.backend == "vllm" and not run.rollout.vllm.url:
+        gib, least = run.rollout.vllm.kv_cache_gib, FEWEST_SLOTS * _vllm_episode(run, shape) / 2**30
+        while gib / 2 >= least:
+            gib /= 2
+            fewer.append(_Rung("rollout.vllm.kv_cache_gib", f"{gib:g}"))
     yield from fewer
     yield _Rung("policy.dtype", "bfloat16", learns_otherwise=True)
     yield _Rung("optimizer.name", "adamw_8bit", learns_otherwise=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from astarpo.backends.base import open_backend
 from astarpo.budget import Used
 from astarpo.collate import collate
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.environments.rewards import score
+from astarpo.policy.base import Player
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.pools import Pools
@@ -66,7 +69,7 @@ def plan(run: Run) -> Plan:
     """Play and score a few episodes of `run` to see what an update will cost. Trains nothing, writes nothing.
 
     Raises:
-        AstarpoError: settings, data or environment are not fit to train on.
+        AstarpoError: settings, data or environment are not fit to train on, or who generates is not to be had.
     """
     world, policy, method = environment(run), load_policy(run.policy, run.environment.name), algorithm(run)
     tasks, attempts = run.rollout.tasks_per_update, run.algorithm.group_size
@@ -78,13 +81,15 @@ def plan(run: Run) -> Plan:
     def plays() -> list[Play]:
         return [Play(ids[i % len(ids)], 0, (run.seed, 0)) for i in range(probe)]
 
-    # The first batch pays for allocations, indices and thread pools that no later one pays for.
-    _cost(policy, world, plays(), run, temperature)
-    each, played, trained = _cost(policy, world, plays(), run, temperature)
-    # A small batch costs nearly as much as a large one where the model is small: only a large one tells.
-    while played + trained < PROBE_SECONDS and probe < episodes:
-        probe = min(2 * probe, episodes)
-        each, played, trained = _cost(policy, world, plays(), run, temperature)
+    with closing(open_backend(run)) as backend:
+        player = backend.player(policy)
+        # The first batch pays for allocations, indices and thread pools that no later one pays for.
+        _cost(policy, player, world, plays(), run, temperature)
+        each, played, trained = _cost(policy, player, world, plays(), run, temperature)
+        # A small batch costs nearly as much as a large one where the model is small: only a large one tells.
+        while played + trained < PROBE_SECONDS and probe < episodes:
+            probe = min(2 * probe, episodes)
+            each, played, trained = _cost(policy, player, world, plays(), run, temperature)
     # A pass without gradient costs a third of one with it.
     passes = run.optimizer.epochs + (1 / 3 if method.needs.reference or method.needs.exact_kl else 0.0)
     seconds = (played + trained * passes) * episodes / probe
@@ -102,6 +107,9 @@ def plan(run: Run) -> Plan:
         f"One update costs about {seconds:.1f} s here, the run about {seconds * updates / 60:.0f} minutes, judged "
         f"from {probe} episodes.",
     ]
+    if run.rollout.backend == "vllm":
+        where = f"the server at {run.rollout.vllm.url}" if run.rollout.vllm.url else "this process"
+        lines.append(f"vLLM in {where} generated these episodes, after a push of weights as before each update.")
     steps = run.optimizer.epochs * run.optimizer.minibatches
     if steps > 1:
         lines.append(f"Each update makes {steps} optimiser steps on its episodes.")
@@ -155,14 +163,18 @@ def _stage_one(run: Run, world: Environment[EnvironmentSettings]) -> tuple[int, 
 
 def _cost(
     policy: HuggingFacePolicy,
+    player: Player,
     world: Environment[EnvironmentSettings],
     plays: list[Play],
     run: Run,
     temperature: float,
 ) -> tuple[float, float, float]:
-    """Mean tokens of an episode, seconds to play `plays`, and seconds to score them and go back through the score."""
+    """Mean tokens of an episode, seconds for `player` to play `plays`, and seconds to score them and go back through
+    the score."""
+    # To another engine these are new weights, which are pushed again, as after every update.
+    policy.version += 1
     began = time.perf_counter()
-    seen = collect(policy, world, plays, rollout=run.rollout, temperature=temperature, reward=score)
+    seen = collect(player, world, plays, rollout=run.rollout, temperature=temperature, reward=score)
     batch = collate(seen, device=policy.device)
     played = time.perf_counter() - began
     policy.log_probs(batch).logp.sum().backward()  # type: ignore[no-untyped-call]

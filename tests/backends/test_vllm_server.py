@@ -19,8 +19,12 @@ from astarpo.backends import probe
 from astarpo.backends.base import open_backend
 from astarpo.backends.tokens import Said, seed_of
 from astarpo.checkpoint import Checkpoints
+from astarpo.compare.arms import Arm
+from astarpo.compare.snr import measure
 from astarpo.errors import BackendError, SettingsError
+from astarpo.footprint import footprint, shape_of_policy
 from astarpo.journal import read_episodes, read_metrics
+from astarpo.plan import plan
 from astarpo.policy.base import Sessions
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
@@ -237,6 +241,30 @@ def test_replies_of_a_rollout_that_was_broken_off_are_not_taken_for_those_of_the
         whole = said(asked(0))
         asked(100)
         assert said(asked(0)) == whole
+
+
+def test_a_dry_run_and_a_ratio_of_gradients_are_played_through_the_server(
+    server: tuple[Pretender, str], small_model: Path
+) -> None:
+    pretender, url = server
+    run = run_through(url, small_model)
+    found = plan(run)
+    assert f"vLLM in the server at {url} generated these episodes, after a push" in " ".join(found.lines)
+    assert pretender.replies > 20
+    # A push before every batch, as an update has one.
+    assert len(pretender.loaded) >= 2
+    pretender.replies = 0
+    with_values = run_through(url, small_model, algorithm={"name": "astar_po", "group_size": 2})
+    measure([Arm("one", run, ""), Arm("two", with_values, "")], tasks=4, attempts=2, parts=2)
+    # 8 episodes of the policy, 8 of the reference, and twice the three replies of the probe.
+    assert pretender.replies >= 22
+
+
+@pytest.mark.parametrize("asked", [plan, footprint, lambda run: measure([Arm("one", run, "")], tasks=4)])
+def test_what_would_play_an_endpoint_to_train_it_is_refused(asked: Any, small_model: Path) -> None:
+    run = small_run(small_model, rollout={"backend": "openai"})
+    with pytest.raises(SettingsError, match="plays a model whose weights are elsewhere, so nothing here can be tra"):
+        asked(run) if asked is not footprint else footprint(run, shape_of_policy(run))
 
 
 def test_no_server_is_one_sentence_and_no_run(small_model: Path, tmp_path: Path) -> None:

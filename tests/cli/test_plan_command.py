@@ -52,6 +52,7 @@ def test_a_script_reads_from_the_exit_code_whether_it_fits(
         (["webshop/nosuch"], "webshop has no preset 'nosuch': known: "),
         (["webshop", "--policy.model=./nowhere"], "there is no config.json in ./nowhere: name the folder"),
         (["webshop", "--rollout.slot=3"], "has no setting 'slot'"),
+        (["webshop", "--rollout.backend=openai"], "plays a model whose weights are elsewhere"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_a_sentence(

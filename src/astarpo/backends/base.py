@@ -44,16 +44,21 @@ def open_backend(run: Run) -> Backend:
         SettingsError: it cannot train, or is not installed.
         BackendError: its server does not answer.
     """
-    if run.rollout.backend == "huggingface":
-        return Own()
+    require_weights(run)
     if run.rollout.backend == "vllm":
         from astarpo.backends.vllm import Vllm
 
         return Vllm(run)
-    raise SettingsError(
-        "rollout.backend openai plays a model whose weights are elsewhere, so nothing here can be trained or loaded: "
-        "use `astarpo evaluate openai:MODEL ENV`, or choose huggingface or vllm."
-    )
+    return Own()
+
+
+def require_weights(run: Run) -> None:
+    """Raises SettingsError where the weights that play are elsewhere."""
+    if run.rollout.backend == "openai":
+        raise SettingsError(
+            "rollout.backend openai plays a model whose weights are elsewhere, so nothing here can be trained or "
+            "loaded: use `astarpo evaluate openai:MODEL ENV`, or choose huggingface or vllm."
+        )
 
 
 def open_endpoint(name: str, run: Run, environment: Environment[EnvironmentSettings]) -> EndpointPlayer:

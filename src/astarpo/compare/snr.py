@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from astarpo.algorithms.base import Algorithm
+from astarpo.backends.base import open_backend
 from astarpo.batch import Batch
 from astarpo.collate import collate
 from astarpo.compare.arms import Arm
@@ -32,6 +34,7 @@ from astarpo.controls import controlled
 from astarpo.curriculum.base import generator
 from astarpo.environments.rewards import score as own_score
 from astarpo.filters import filtered
+from astarpo.policy.base import Player
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
 from astarpo.progress import Watch
@@ -127,7 +130,7 @@ def measure(
     those of its own reward mode.
 
     Args:
-        arms: they share their policy.
+        arms: they share their policy, and who generates.
         weights: a folder with the policy that plays; the arms' starting policy where not given.
         tasks: training tasks, drawn at random.
         attempts: at each.
@@ -149,15 +152,16 @@ def measure(
     seeds = (draw,) if draw else ()
     watch.stage("gradient signal-to-noise", 2 + len(arms))
 
-    def played(policy: HuggingFacePolicy, again: int) -> list[Episode]:
+    def played(policy: Player, again: int) -> list[Episode]:
         plays = [Play(ids[int(i)], attempt, (KEY, again, *seeds)) for i in drawn for attempt in range(attempts)]
         found = collect(policy, world, plays, rollout=run.rollout, temperature=1.0, reward=own_score)
         watch.advance()
         return found
 
-    episodes = played(acting, 0)
     needs = any(algorithm(arm.run).needs.values for arm in arms)
-    reference = played(start, 1) if needs else []
+    with closing(open_backend(run)) as backend:
+        episodes = played(backend.player(acting), 0)
+        reference = played(backend.player(start), 1) if needs else []
     ratios: dict[str, Ratio | None] = {}
     for arm in arms:
         method = algorithm(arm.run)
