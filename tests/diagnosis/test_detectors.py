@@ -153,6 +153,7 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("steps_too_large", evidence({"success": FALLING, "entropy": [*np.full(20, 0.5), *np.full(40, 3.0)]})),
     # The first step destroyed it: only the first update is still played by the policy that was there before.
     ("steps_too_large", evidence({"success": [0.2, *np.zeros(N - 1)], "entropy": [1.1, *np.full(N - 1, 0.49)]})),
+    ("steps_too_large", evidence({"success": [0.09, *np.zeros(19)], "entropy": [1.1, *np.full(19, 0.2)]})),
     ("steps_too_large", evidence({"success": [0.2, *np.zeros(N - 1)], "length": [4.5, *np.full(N - 1, 24.0)]})),
     ("kl_blow_up", evidence(STUCK | {"kl": np.linspace(0, 5, N)})),
     ("gradient_spike", evidence({"success": FALLING, "grad_norm": [*(1 + NOISE[:25]), 90.0, *(1 + NOISE[:34])]})),

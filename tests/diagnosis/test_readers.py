@@ -131,6 +131,46 @@ def test_what_verls_own_writers_write_is_read_and_judged(name: str, cause: str, 
     assert judged.root_cause.name == cause
 
 
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("ragen_a_form_that_no_prompt_names.log", "mostly_invalid"),
+        ("ragen_learning_rate_large.log", "steps_too_large"),
+        ("ragen_healthy_grpo.jsonl", None),
+    ],
+)
+def test_what_ragen_logs_is_read_and_judged(name: str, cause: str | None, tmp_path: Path) -> None:
+    # Runs of benchmarks/diagnosis.py, seed 0, as benchmarks/diagnosis_ragen.py writes them.
+    path = tmp_path / name
+    path.write_bytes(gzip.decompress((SAMPLES / f"{name}.gz").read_bytes()))
+    found = read(path)
+    updates = len(found.series["success"])
+    assert [len(found.series[metric]) for metric in ("reward", "invalid", "length", "entropy")] == [updates] * 4
+    assert found.held_out[0].step == 0
+    assert "clip_ratio" not in found.series
+    judged = diagnose(found)
+    if cause is None:
+        assert (judged.verdict, updates) == ("healthy", 100)
+        assert len(found.series["group_std"]) == 100
+    else:
+        assert judged.root_cause is not None
+        assert judged.root_cause.name == cause
+    if cause == "steps_too_large":
+        # The trainer stopped by itself, and says so in words.
+        assert updates == 20
+        assert any("variance collapsed" in text for _, text in found.events)
+
+
+def test_ragens_retrieval_names_its_sample(tmp_path: Path) -> None:
+    row = {
+        "collapse_first_turn_sample/retrieval_accuracy": 0.5,
+        "collapse_first_turn_sample/retrieval_chance_level": 0.1,
+    }
+    found = read(write(tmp_path, "r.jsonl", json.dumps({"step": 4, "data": row}) + "\n"))
+    assert values(found, "retrieval") == [(4, 0.5)]
+    assert values(found, "retrieval/chance") == [(4, 0.1)]
+
+
 def test_trls_console_has_its_numbers_in_quotes(tmp_path: Path) -> None:
     lines = [f"{{'loss': '-0.0{n}', 'reward': '0.{n}', 'epoch': '0.1'}}" for n in (1, 2, 3)]
     evaluation, totals = "{'eval_reward': '0.5', 'epoch': '0.1'}", "{'train_runtime': '9.1', 'train_loss': '7.0'}"

@@ -70,8 +70,19 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "turn_limit": ("ended/turn_limit",),
         "prompts_cut": ("prompt_length/clip_ratio",),
         "invalid": ("invalid", "invalid_rate", "invalid_action_rate", "tools/failure_frequency"),
-        "retrieval": ("collapse/retrieval_accuracy", "collapse/retrieval_accuracy@1"),
-        "retrieval/chance": ("collapse/retrieval_chance_level", "collapse/retrieval_chance_level@1"),
+        # RAGEN says in the name which turns were sampled.
+        "retrieval": (
+            "collapse/retrieval_accuracy",
+            "collapse/retrieval_accuracy@1",
+            "collapse_first_turn_sample/retrieval_accuracy",
+            "collapse_trajectory_sample/retrieval_accuracy",
+        ),
+        "retrieval/chance": (
+            "collapse/retrieval_chance_level",
+            "collapse/retrieval_chance_level@1",
+            "collapse_first_turn_sample/retrieval_chance_level",
+            "collapse_trajectory_sample/retrieval_chance_level",
+        ),
         # Held out.
         "eval/success": ("val/success", "val/success_rate", "eval_success", "eval_accuracy", "eval/accuracy"),
         "eval/reward": ("eval_reward", "eval/reward", "val/reward", "eval_rewards/mean", "val/reward/mean"),

@@ -167,6 +167,15 @@ def training_change(evidence: Evidence) -> Change:
     return answers[0] if answers else "unknown"
 
 
+def unlearned(evidence: Evidence, n: int | None = None) -> bool:
+    """Whether the first of `n` updates (all, if not given) succeeds now and then, and no later one does."""
+    won = evidence.get("success", "reward")
+    if won is None or (len(won) if n is None else n) < 3:
+        return False
+    first, rest = float(won.values[0]), won.values[1 : None if n is None else max(n, 3)]
+    return first >= at.UNLEARNED.value and len(rest) > 1 and float(np.abs(rest).max()) == 0.0
+
+
 def _held_out(evidence: Evidence) -> Learned:
     """By held-out figures alone: of the first split of test, dev and what has no name whose figures tell anything."""
     nothing = Learned("unknown", "unknown", "")

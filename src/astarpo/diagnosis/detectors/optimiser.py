@@ -7,7 +7,7 @@ import numpy as np
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Array, Evidence, Series, batch_spread
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
-from astarpo.diagnosis.trends import at_first, ends, learned, trend
+from astarpo.diagnosis.trends import at_first, ends, learned, trend, unlearned
 
 
 @detector(
@@ -284,6 +284,8 @@ def fallen(evidence: Evidence) -> tuple[str, float, float, int] | None:
             # What the first update destroys, success in training may never show.
             before = evidence.held_out[0].success
             return "held-out success", before, state.level or 0.0, max(int(series.steps[0]), 1)
+        if not step and unlearned(evidence):
+            return name, float(series.values[0]), 0.0, int(series.steps[1])
         return name, best, last, step
     return None
 

@@ -10,7 +10,7 @@ import numpy as np
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Evidence, batch_spread
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
-from astarpo.diagnosis.trends import at_first, ends, learned
+from astarpo.diagnosis.trends import at_first, ends, learned, unlearned
 
 
 @detector(
@@ -81,7 +81,7 @@ def zero_variance(evidence: Evidence) -> Answer:
     won = evidence.get("success")
     # Held-out figures say what it could do before; without them the first update must have had more to learn from.
     least = at.ZERO_STD_CRITICAL.value if state.held_out == "fell" else at.ZERO_STD.value
-    if at_first(share) < least and (state.lost or _unlearned(evidence, len(half))):
+    if at_first(share) < least and (state.lost or unlearned(evidence, len(half))):
         return Clear("there was something to learn from before the policy lost it")
     # Mastered before the first update is no success of training: it may be a grader that says yes to anything.
     given = won is not None and float(won.values.min()) == 1.0 and float(share.values.min()) == 1.0
@@ -303,15 +303,6 @@ def _one_reward(evidence: Evidence) -> Answer:
         remedy="Give the grader a right and a wrong reply by hand; then tasks that are solved now and then.",
         setting="--curriculum.name=learnable",
     )
-
-
-def _unlearned(evidence: Evidence, n: int) -> bool:
-    """Whether the first of `n` updates succeeds now and then, and no later one does."""
-    won = evidence.get("success", "reward")
-    if won is None or n < 3:
-        return False
-    first, rest = float(won.values[0]), won.values[1 : max(n, 3)]
-    return first >= at.UNLEARNED.value and float(np.abs(rest).max()) == 0.0
 
 
 def _batch(evidence: Evidence) -> float | None:
