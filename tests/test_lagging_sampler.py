@@ -31,8 +31,10 @@ def test_a_sampler_gets_the_weights_every_few_updates_and_a_resumed_run_knows_it
         folder = tmp_path / name
         played = [read_episodes(folder / "episodes" / f"{update:06d}.jsonl.gz") for update in range(1, 6)]
         assert [{episode.policy_version for episode in episodes} for episodes in played] == [{0}, {0}, {0}, {3}, {3}]
-        off = [line["mismatch/max"] for line in read_metrics(folder) if "evaluation" not in line]
-        assert [gap > 1e-4 for gap in off] == [False, True, True, False, True], off
+        lines = [line for line in read_metrics(folder) if "evaluation" not in line]
+        # Only where the sampler holds the policy's weights is a difference one of how the two compute.
+        assert [line.get("mismatch/max", 1.0) < 1e-4 for line in lines] == [True, False, False, True, False]
+        assert [line.get("lag/max", 0.0) > 1e-4 for line in lines] == [False, True, True, False, True]
     ends = [load_file(tmp_path / name / "checkpoints" / "000005" / "model.safetensors") for name in ("whole", "halves")]
     assert all(bool((ends[0][key] == ends[1][key]).all()) for key in ends[0])
     start = load_file(small_model / "model.safetensors")

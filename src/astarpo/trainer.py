@@ -153,7 +153,7 @@ class Trainer:
         kept, filtering = filtered(batch, run.filter)
         collapse = self._collapse(learned, update)
         metrics = {"signal/skipped": 1.0} if kept is None else self._learn(kept, update, share)
-        if self.saved is not None:
+        if self.saved is not None or self.sampler.version != self.policy.version:
             # Sampler and trainer differ here because other policies sampled, not because they compute otherwise.
             metrics = {name.replace("mismatch/", "lag/"): value for name, value in metrics.items()}
         # Everything that was played counts for the curriculum and in the journal; only `learned` was learned from.

@@ -173,6 +173,12 @@ LINES: dict[str, tuple[tuple[str, str, Form, tuple[tuple[str, str], ...]], ...]]
             "number",
             (("mismatch/mean", "mean"), ("mismatch/max", "largest")),
         ),
+        (
+            "lag",
+            "Policy and the one that sampled differ by, nats a token",
+            "number",
+            (("lag/mean", "mean"), ("lag/max", "largest")),
+        ),
     ),
     "cost": (
         ("seconds", "Seconds an update", "seconds", (("seconds", "seconds"),)),
