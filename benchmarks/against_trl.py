@@ -39,6 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REPO = Path(__file__).resolve().parent.parent
 STORED = REPO / "benchmarks" / "against_trl.json"
 PAGE = REPO / "docs" / "performance.md"
+PLOT = REPO / "docs" / "performance_memory.png"
 BEGIN, END = "<!-- benchmarks/against_trl.py -->", "<!-- /benchmarks/against_trl.py -->"
 PARTS = ("arithmetic", "a2po", "webshop", "memory")
 WARM = 2
@@ -71,7 +72,7 @@ class Size:
     memory: Sequence[int]
 
 
-FULL = Size({32: 40, 128: 24, 256: 16}, 512, 64, 20, 3, (64, 8), (8192, 16384, 32768, 65536))
+FULL = Size({32: 40, 128: 24, 256: 16}, 512, 64, 20, 3, (64, 8), (4096, 8192, 16384, 32768, 65536, 131072))
 SMOKE = Size({16: 2}, 16, 8, 2, 1, (8, 1), (1024,))
 
 
@@ -326,6 +327,10 @@ GOALS = {
 }
 
 
+SIDES = {"ours": "ours", "trl": "TRL, one pass", "trl-accumulated": "TRL, passes of 16,384"}
+"""Of the memory's table, by their names in benchmarks/trl_memory.py."""
+
+
 def section(stored: Mapping[str, Any]) -> str:
     """The section of docs/performance.md, from what is stored."""
     lines = [
@@ -363,26 +368,54 @@ def _memory(stored: Mapping[str, Any]) -> list[str]:
     if "memory" not in stored:
         return []
     points = stored["memory"]["figures"]
-    lines = ["", "| tokens of the update | " + " | ".join(points) + " |", "|---" * (1 + len(points)) + "|"]
-    for row in zip(*points.values(), strict=True):
-        lines.append(
-            f"| {row[0]['tokens']:,} | " + " | ".join(f"{point['bytes'] / 2**20:,.0f} MiB" for point in row) + " |"
-        )
-    first, *_, last = points["trl"]
-    slope = (last["bytes"] - first["bytes"]) / (last["tokens"] - first["tokens"])
-    full = last["tokens"] + (20 * 2**30 - last["bytes"]) / slope
+    head = " | ".join(SIDES[side] for side in points)
+    lines = ["", f"| tokens of the update | {head} |", "|---" * (1 + len(points)) + "|"]
+    sizes = dict.fromkeys(point["tokens"] for some in points.values() for point in some)
+    for tokens in sorted(sizes):
+        taken = ({point["tokens"]: point["bytes"] for point in some}.get(tokens) for some in points.values())
+        cells = ("" if size is None else f"{size / 2**20:,.0f} MiB" for size in taken)
+        lines.append(f"| {tokens:,} | {' | '.join(cells)} |")
+    *_, before, last = points["trl"]
+    slope = (last["bytes"] - before["bytes"]) / (last["tokens"] - before["tokens"])
+    full = last["tokens"] + (20e9 - last["bytes"]) / slope
     lines += [
         "",
-        f"In one pass TRL takes {slope / 1024:.0f} KiB a token, so that 20 GB are full at {full:,.0f} tokens.",
+        f"Between its last two points TRL takes {slope / 1024:.0f} KiB a token in one pass; at that rate 20 GB are "
+        f"full at {full:,.0f} tokens.",
+        "",
+        f"![Memory of one update against its tokens, ours and TRL's]({PLOT.name})",
     ]
     return lines
 
 
+def picture(points: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Memory of one update against its tokens, every side, with the 20 GB that are asked about."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for side, some in points.items():
+        axis.plot([p["tokens"] for p in some], [p["bytes"] / 2**30 for p in some], "o-", label=SIDES[side])
+    axis.axhline(20e9 / 2**30, color="grey", linestyle="--")
+    ticks = [point["tokens"] for point in max(points.values(), key=len)]
+    axis.set(xscale="log", yscale="log", xlabel="tokens of the update", ylabel="GiB above model and episodes")
+    axis.set_xticks(ticks, [f"{tick // 1024} Ki" for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    figure.savefig(PLOT, dpi=110)
+    plt.close(figure)
+
+
 def render(stored: Mapping[str, Any]) -> None:
-    """Put the section into the page, between its marks."""
+    """Put the section into the page, between its marks, and draw its plot."""
     page = PAGE.read_text("utf-8")
     before, rest = page.split(BEGIN, 1)
     _, after = rest.split(END, 1)
+    if "memory" in stored:
+        picture(stored["memory"]["figures"])
     PAGE.write_text(f"{before}{BEGIN}\n{section(stored)}\n{END}{after}", "utf-8")
 
 

@@ -28,7 +28,7 @@ LENGTH = 512
 PASS = 16384
 """Tokens of one pass of trl-accumulated: our default for `optimizer.microbatch_tokens`."""
 
-MOST = 12 * 2**30
+MOST = 14 * 2**30
 """Bytes of address space; a point that needs more ends instead of the machine."""
 
 
