@@ -111,7 +111,7 @@ def test_a_file_cut_short_is_refused_in_one_sentence(folder: Path, file: str) ->
 
 def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(DataError, match="cannot load the model"):
+    with pytest.raises(DataError, match=r"cannot load .*no file named model\.safetensors.*; see to the files of"):
         load(folder)
 
 
@@ -127,7 +127,9 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["intermediate_size"] = 48
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="cannot load the model"):
+    with pytest.raises(
+        DataError, match=r"cannot load .*: tensors have other shapes than the model's; see to the files"
+    ):
         load(folder)
 
 

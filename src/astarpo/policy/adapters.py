@@ -75,6 +75,13 @@ def attach(model: Any, *, rank: int, alpha: float, target_modules: Sequence[str]
     only_adapter_learns(model)
 
 
+def in_short(error: Exception) -> str:
+    """What a library says of files that it cannot read: its first line, where that is about them."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # transformers then speaks of an argument of its own and of a table above it.
+    return "tensors have other shapes than the model's" if "ignore_mismatched_sizes" in first else first.rstrip(".")
+
+
 def read(folder: Path, model: Any) -> None:
     """Put the adapter in `folder` on `model`, its base; it goes on learning.
 
@@ -95,10 +102,9 @@ def read(folder: Path, model: Any) -> None:
             )
         found = model.load_adapter(str(folder), is_trainable=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"the adapter {folder} does not fit the model {model.name_or_path}: {first}; it was trained on another "
-            "base, or its files are damaged."
+            f"the adapter {folder} does not fit the model {model.name_or_path}: {in_short(error)}; it was trained on "
+            "another base, or its files are damaged."
         ) from error
     # transformers notes how it renamed the adapter's tensors, and would so rename the base's too when they are saved.
     vars(model).pop("_weight_conversions", None)

@@ -63,8 +63,12 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
     except (DataError, SettingsError):
         raise
     except Exception as error:  # the tokenizers and safetensors libraries raise bare exceptions
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"cannot load the model {settings.model!r}: {first}") from error
+        todo = (
+            "see to the files of that folder, or fetch them again"
+            if Path(where).is_dir()
+            else "check the name, the connection, and whether the hub wants you to log in, or name a folder"
+        )
+        raise DataError(f"cannot load the model {settings.model!r}: {adapters.in_short(error)}; {todo}.") from error
     model, info = loaded
     if info["missing_keys"]:
         # transformers fills them with random numbers and goes on.
