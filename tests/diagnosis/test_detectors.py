@@ -116,6 +116,10 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("sampler_mismatch", evidence(STUCK | {"mismatch/mean": np.full(N, 0.03)}, ours=True)),
     ("sampler_mismatch", evidence({"training/rollout_probs_diff_mean": np.full(N, 0.08)})),
     (
+        "sampler_mismatch",
+        evidence({"mismatch/mean": 0.3 + np.arange(N) % 4}, ours=True, settings={"rollout": {"sync_every": 4}}),
+    ),
+    (
         "reward_lost",
         evidence({"zero_std": np.ones(N)}, played=played(*[batch(lambda i: episode(f"t{i // 2}", reward=i))] * 4)),
     ),
@@ -227,6 +231,11 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ("silent_update", evidence({"grad_norm": np.zeros(N), "zero_std": np.ones(N)})),
     ("repeated_lines", evidence({"loss": np.zeros(N), "reward": RISING, "entropy": RISING})),
     ("sampler_mismatch", evidence({"mismatch/log_prob": np.full(N, 0.02)})),
+    # A sampler that lags by a setting is the trainer's own policy in one update of four.
+    (
+        "sampler_mismatch",
+        evidence({"mismatch/mean": np.arange(N) % 4 / 10}, ours=True, settings={"rollout": {"sync_every": 4}}),
+    ),
     ("zero_variance", evidence(GAINING | {"zero_std": np.full(N, 0.9)})),
     ("entropy_collapse", evidence(GAINING | {"entropy": np.geomspace(1, 0.001, N)})),
     ("no_movement", evidence(STUCK | {"entropy": FLAT, "zero_std": np.ones(N)})),

@@ -92,7 +92,7 @@ def repeated_lines(evidence: Evidence) -> Answer:
     f"nats on average (critical {at.LOG_PROB_GAP_CRITICAL.value:g}); in float32 runs of ours, where both are one "
     f"model, by more than {at.OWN_LOG_PROB_GAP.value:g} (critical {at.OWN_LOG_PROB_GAP_CRITICAL.value:g}); or "
     f"probabilities by more than {at.PROB_GAP.value:g} (critical {at.PROB_GAP_CRITICAL.value:g}); or, where neither "
-    f"is logged, their correlation is below {at.CORRELATION.value:g}",
+    f"is logged, their correlation is below {at.CORRELATION.value:g}; with rollout.sync_every, right after a sync",
     source="verl, FAQ and rollout correction; Yao et al. 2025, Your efficient RL framework secretly brings you "
     "off-policy RL training",
 )
@@ -117,6 +117,13 @@ def sampler_mismatch(evidence: Evidence) -> Answer:
     if gap is None:
         assert prob is not None
         gap, warn, crit = prob, at.PROB_GAP, at.PROB_GAP_CRITICAL
+    every = evidence.setting("rollout.sync_every", 1) if evidence.ours else 1
+    if isinstance(every, int) and every > 1:
+        # A sampler that lags by a setting is to differ between two syncs; the update after one tells of the plumbing.
+        synced = (gap.steps - 1) % every == 0
+        gap = Series(gap.steps[synced], gap.values[synced])
+        if not len(gap):
+            return Unable("whether sampler and trainer agree: an update right after a sync")
     return _apart(gap, warn.value, crit.value, "the difference")
 
 
