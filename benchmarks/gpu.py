@@ -4,8 +4,9 @@ python benchmarks/gpu.py                       # under 10 minutes on one GPU of 
 python benchmarks/gpu.py --device cpu --tiny   # the same code on a model of 0.1 M parameters, to see that it runs
 
 Weights are random: no download, no network, and no file outside the repository is read. Of packages it needs torch,
-transformers and numpy. Each side does the same work: equal prompts, equal numbers of tokens said, equal tokens learned.
-Times are medians of several runs after one that does not count.
+transformers and numpy; liger-kernel is used where it is installed, by our side alone. Each side does the same work:
+equal prompts, equal numbers of tokens said, equal tokens learned. Times are medians of several runs after one that
+does not count.
 
 The goals: an update at 45 % of the GPU's operations (bfloat16, 3B); rollouts at 40 % of what memory bandwidth allows
 (3B, 64 episodes); 0.5B is reported.
@@ -23,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from astarpo import memory
 from astarpo.batch import Batch
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
 from astarpo.optimizers import build_optimizer
-from astarpo.policy import scoring
+from astarpo.policy import head, liger, scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
 
 PEAKS = {
@@ -224,7 +225,17 @@ def one_model(name: str, shape: Shape, asked: argparse.Namespace, machine: dict[
 def tell(what: str, figures: dict[str, Any]) -> None:
     """One line a figure."""
     for key, value in figures.items():
-        shown = "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+        if isinstance(value, dict):
+            continue
+        shown = (
+            "-"
+            if value is None
+            else f"{value:,.4g}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else value
+        )
         print(f"  {what:8} {key:40} {shown}", flush=True)
 
 
@@ -297,7 +308,12 @@ def rollouts(
 def updates(
     policy: HuggingFacePolicy, shape: Shape, asked: argparse.Namespace, machine: dict[str, Any], width: int
 ) -> dict[str, Any]:
-    """One pass over a batch and one step of AdamW: our scoring, and all logits at once as plain transformers has it."""
+    """One pass over a batch and one step of AdamW: our scoring, and all logits at once as plain transformers has it.
+
+    Ours is tried as `optimizer.microbatch_tokens` and `policy.gradient_checkpointing` allow: the whole batch at once
+    and in quarters, with every layer's activations kept, and the whole with layers that forget theirs; the fastest is
+    told.
+    """
     device, rows = policy.device, max(asked.learned // asked.length, 1)
     batch = batch_of(shape, rows, asked.length, device)
     advantage = torch.linspace(-1, 1, rows, device=device)[:, None]
@@ -306,34 +322,59 @@ def updates(
 
     moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def step(logp: Callable[[], torch.Tensor]) -> None:
+    def step(losses: Callable[[], Iterator[torch.Tensor]]) -> None:
         for parameter in moved:
             parameter.grad = None
-        (-(advantage * logp()).sum() / acted).backward()
+        for loss in losses():
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(moved, 1.0)
         optimizer.step()
 
-    def ours() -> None:
-        step(lambda: policy.log_probs(batch, tokens=asked.learned).logp)
+    def ours(pieces: int) -> None:
+        def losses() -> Iterator[torch.Tensor]:
+            for some in torch.arange(rows, device=device).tensor_split(min(pieces, rows)):
+                logp = policy.log_probs(batch.take(some), tokens=asked.learned).logp
+                yield -(advantage[some] * logp).sum() / acted
+
+        step(losses)
 
     def plain() -> None:
-        def logp() -> torch.Tensor:
+        def losses() -> Iterator[torch.Tensor]:
             logits = policy.model(input_ids=batch.tokens, use_cache=False).logits[:, :-1].float()
             chosen = torch.log_softmax(logits, -1).gather(-1, batch.tokens[:, 1:, None])[..., 0]
-            return torch.nn.functional.pad(chosen, (1, 0)) * batch.acted
+            yield -(advantage * torch.nn.functional.pad(chosen, (1, 0)) * batch.acted).sum() / acted
 
-        step(logp)
+        step(losses)
 
-    scoring.forget_activations(policy.model)
-    seconds = timed(ours, device, asked.repeats)
-    peak = peak_of(ours, device)
     tokens = rows * asked.length
     work = memory.flops(shape, tokens, acted=acted, seen=asked.length / 2, backward=True)
     peak_flops = machine["stated_flops"] or machine["measured_flops"]
     # Weights, gradients and two running means; in bfloat16 float32 copies beside them, as the optimiser keeps them.
     each = 4 * FLOAT if width == FLOAT else HALF + 4 * FLOAT
-    held = memory.activations(shape, tokens, width, checkpointing=True) + each * shape.parameters
-    # transformers asks the layers whether they train before it forgets their activations; there is no dropout.
+    kernels = "PyTorch's" if liger.why_not(policy.model) else "Liger's"
+    tries: dict[str, dict[str, Any]] = {}
+
+    def attempt(name: str, pieces: int, *, forgetting: bool, fused: bool) -> None:
+        try:
+            seconds = timed(lambda: ours(pieces), device, asked.repeats)
+            peak = peak_of(lambda: ours(pieces), device)
+        except torch.OutOfMemoryError:
+            tries[name] = {"seconds": None}
+            return
+        gradients, kept = (
+            FLOAT * shape.parameters,
+            memory.activations(shape, tokens // pieces, width, checkpointing=forgetting, fused=fused),
+        )
+        # In one piece gradients come as activations go; a later piece finds them there.
+        held = (each - FLOAT) * shape.parameters + (max(gradients, kept) if pieces == 1 else gradients + kept)
+        # A chunk of logits with what stands beside it, and the head's gradient in float32 and handed on.
+        logits = 16 * min(acted * shape.vocabulary, max(head.chunk_on(device), shape.vocabulary))
+        logits += shape.vocabulary * shape.hidden * (FLOAT + (width if width != FLOAT else 0))
+        tries[name] = {"seconds": seconds, "peak_bytes": peak, "predicted_bytes": held + logits}
+
+    # The peer first, before its layers are given other kernels. transformers asks the layers whether they train before
+    # it forgets their activations; there is no dropout.
+    scoring.forget_activations(policy.model)
     policy.model.train()
     try:
         theirs: float | None = timed(plain, device, asked.repeats)
@@ -341,7 +382,24 @@ def updates(
     except torch.OutOfMemoryError:
         theirs, their_peak = None, None
     policy.model.eval()
+    attempt("whole, layers forget, PyTorch's kernels", 1, forgetting=True, fused=False)
+    fused = not liger.why_not(policy.model)
+    if fused:
+        assert liger.attach(policy.model) == ""
+        attempt("whole, layers forget", 1, forgetting=True, fused=True)
+    for layer in policy.model.modules():
+        if getattr(layer, "gradient_checkpointing", False):
+            layer.gradient_checkpointing = False
+    attempt("quarters, all kept", 4, forgetting=False, fused=fused)
+    attempt("whole, all kept", 1, forgetting=False, fused=fused)
+    for name, figures in tries.items():
+        tell(name, figures)
+    how = min((name for name in tries if tries[name]["seconds"]), key=lambda name: tries[name]["seconds"])
+    seconds, peak = tries[how]["seconds"], tries[how]["peak_bytes"]
     return {
+        "how": how,
+        "kernels": kernels,
+        "tries": tries,
         "tokens": tokens,
         "acted_tokens": acted,
         "seconds": seconds,
@@ -349,7 +407,7 @@ def updates(
         "mfu": work / seconds / peak_flops,
         "mfu_of_the_measured_product": work / seconds / machine["measured_flops"],
         "peak_bytes": peak,
-        "predicted_bytes_without_logits": held,
+        "predicted_bytes": tries[how]["predicted_bytes"],
         "plain_seconds": theirs,
         "plain_peak_bytes": their_peak,
         "times_faster_than_plain": None if theirs is None else theirs / seconds,
@@ -363,8 +421,8 @@ def whole(shape: Shape, asked: argparse.Namespace) -> dict[str, Any]:
     """
     device, rows = torch.device(asked.device), max(asked.episodes // 8, 1) * 8
     policy = policy_of(shape, device)
-    if device.type == "cuda":
-        scoring.forget_activations(policy.model)
+    if not liger.why_not(policy.model):
+        assert liger.attach(policy.model) == ""
     optimizer = build_optimizer(policy.model, "adamw", learning_rate=1e-6, betas=(0.9, 0.999), weight_decay=0.0)
     moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     prompts = [[2] * asked.prompt for _ in range(rows)]

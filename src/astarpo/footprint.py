@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from astarpo import memory
 from astarpo.backends.base import require_weights
-from astarpo.engine.conversations import READ_TOKENS
+from astarpo.engine.conversations import READ_TOKENS_ON_GPU
 from astarpo.errors import DataError, SettingsError
 from astarpo.memory import FLOAT, HALF, KNOWN, Shape
 from astarpo.policy import adapters
-from astarpo.policy.head import CHUNK
+from astarpo.policy.head import CHUNK_ON_GPU
 from astarpo.policy.load import embedded
 from astarpo.run import Run, algorithm, keeps_reference, merge, override, plays_reference
 
@@ -329,7 +329,7 @@ def _playing(run: Run, shape: Shape, episodes: int) -> Iterator[Term]:
         "rollout.slots",
     )
     # Inference keeps nothing for later: the widest moment of a block is its feed-forward layer. A page is read whole.
-    read = max(READ_TOKENS, longest)
+    read = max(READ_TOKENS_ON_GPU, longest)
     inner = read * (3 * shape.feed_forward + 3 * shape.hidden) * width + read * longest * width
     yield Term("reading pages", inner, "playing", f"one block and its mask over {read:,} tokens")
 
@@ -339,7 +339,8 @@ def _learning(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
     yield Term("gradients", learning * FLOAT, "learning", f"{learning:,} that learn × 4 bytes", "policy.lora.rank")
     width, tokens = _width(run), max(run.optimizer.microbatch_tokens, run.rollout.longest)
     checkpointing, adapters = run.policy.gradient_checkpointing, run.policy.lora.rank > 0
-    held = memory.activations(shape, tokens, width, checkpointing=checkpointing, adapters=adapters)
+    fused = run.policy.kernels == "liger"
+    held = memory.activations(shape, tokens, width, checkpointing=checkpointing, adapters=adapters, fused=fused)
     kept = "the inputs of all blocks and one block" if checkpointing else "all blocks"
     # An episode is not cut.
     lower = _MICROBATCH if run.optimizer.microbatch_tokens > run.rollout.longest else "rollout.episode_tokens"
@@ -347,7 +348,7 @@ def _learning(run: Run, shape: Shape, learning: int) -> Iterator[Term]:
         lower = "policy.gradient_checkpointing"
     yield Term("activations", held, "learning", f"{tokens:,} tokens × {held // tokens:,} bytes, {kept}", lower)
     acted = acted_at_most(run, tokens)
-    logits = min(acted * shape.vocabulary, max(CHUNK, shape.vocabulary))
+    logits = min(acted * shape.vocabulary, max(CHUNK_ON_GPU, shape.vocabulary))
     # The head's gradient is summed over chunks in float32, and handed on in the weights' own precision.
     head = 0 if adapters else shape.vocabulary * shape.hidden * (FLOAT + (width if width != FLOAT else 0))
     yield Term(

@@ -109,36 +109,41 @@ def room(tokens: int) -> int:
     return tokens * 3 // 2
 
 
-def block_activations(shape: Shape, width: int, *, adapters: bool = False) -> int:
+def block_activations(shape: Shape, width: int, *, adapters: bool = False, fused: bool = False) -> int:
     """Bytes that one block keeps for its backward pass, for each token.
 
         float32:    4 · (6d + 2q + 2k + 4f) + 4h + 8
         bfloat16:   2 · (8d + 2q + 2k + 4f) + 4h + 8
+        fused:      w · (4d + 2q + 2k + 3f) + 4h + 8      w bytes a number
 
     Kept are, of each of the two norms, its input, the normalised input and its output; queries, keys, values and the
     output of attention with the logarithm of each head's normaliser (h numbers); of the feed-forward layer the gate
     before and after its SiLU, the other half, and their product. A norm computes in float32, so under bfloat16 its
-    input is kept in that. Attention keeps no T × T matrix: FlashAttention, arXiv:2205.14135.
+    input is kept in that. Fused kernels, such as Liger's, keep a norm's input and output and the product's two factors.
+    Attention keeps no T × T matrix: FlashAttention, arXiv:2205.14135.
 
     Args:
         shape: of the model.
         width: bytes of one number.
         adapters: whether each of the seven matrices has one of low rank beside it; under bfloat16 each keeps its input
             in float32, 4 · (5d + q + f) more.
+        fused: whether norms and the gated product are one kernel each.
     """
     d, q, k, f = shape.hidden, shape.query, shape.key, shape.feed_forward
-    norms = 2 * d * (3 * FLOAT if width == FLOAT else FLOAT + 2 * width)
+    norms = 2 * d * (2 * width if fused else 3 * FLOAT if width == FLOAT else FLOAT + 2 * width)
     inputs = FLOAT * (5 * d + q + f) if adapters and width != FLOAT else 0
-    return norms + width * (2 * q + 2 * k + 4 * f) + FLOAT * shape.heads + 2 * FLOAT + inputs
+    return norms + width * (2 * q + 2 * k + (3 if fused else 4) * f) + FLOAT * shape.heads + 2 * FLOAT + inputs
 
 
-def activations(shape: Shape, tokens: int, width: int, *, checkpointing: bool, adapters: bool = False) -> int:
+def activations(
+    shape: Shape, tokens: int, width: int, *, checkpointing: bool, adapters: bool = False, fused: bool = False
+) -> int:
     """Bytes that all blocks and the last norm keep for the backward pass over `tokens` tokens.
 
     With checkpointing a block keeps its input alone and one block at a time is computed again: L · d + one block, where
     without it is L blocks. Source: arXiv:1604.06174, with one block as the segment.
     """
-    block = block_activations(shape, width, adapters=adapters)
+    block = block_activations(shape, width, adapters=adapters, fused=fused)
     # The last norm's input in float32, the normalised one, its output, which the head keeps, and a float for its scale.
     last = shape.hidden * (FLOAT + 2 * width) + FLOAT
     blocks = shape.layers * shape.hidden * width + block if checkpointing else shape.layers * block

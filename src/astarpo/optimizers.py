@@ -257,8 +257,7 @@ def _master(own: Tensor) -> Tensor:
 
     def take(given: Tensor) -> None:
         if given.grad is not None:
-            more = given.grad.float()
-            master.grad = more if master.grad is None else master.grad.add_(more)
+            master.grad = given.grad.float() if master.grad is None else master.grad.add_(given.grad)
             given.grad = None
 
     own.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]

@@ -91,6 +91,11 @@ class PolicySettings(Settings):
         description="forward pass that plays. auto: astarpo's own where its logits are the model's, as for Qwen2, "
         "Qwen3, Llama and Mistral without windows, else transformers'; fused: the former or nothing",
     )
+    kernels: Literal["auto", "liger", "torch"] = Field(
+        "auto",
+        description="what runs while it learns. auto: Liger's kernels on a CUDA GPU where they are installed "
+        "and the model is a Qwen2, Qwen3, Llama or Mistral, else PyTorch's; liger: the former or nothing",
+    )
     reference: Literal["start", "none"] = Field(
         "start",
         description="start: where the algorithm needs a reference policy, it is the starting policy, frozen. none: no "

@@ -72,9 +72,9 @@ def played(policy: HuggingFacePolicy, *, whole: bool = True) -> torch.Tensor:
     with torch.inference_mode():
         said = [forward.read(cache, [0, 1, 2], [ids(3), ids(9), ids(5)])]
         for _ in range(3):
-            said.append(forward.step(cache, rows, torch.tensor(ids(len(rows)))))
+            said.append(forward.step(cache, rows, torch.tensor(ids(len(rows)), device=policy.device)))
         said.append(forward.read(cache, [2, 0], [ids(70), ids(2)]))
-        said.append(forward.step(cache, [0, 1], torch.tensor(ids(2))))
+        said.append(forward.step(cache, [0, 1], torch.tensor(ids(2), device=policy.device)))
     return torch.cat(said)
 
 

@@ -11,9 +11,11 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from astarpo.engine.conversations import Slots, _generator, choose
+from astarpo.engine.conversations import Slots, _generator, choose, invert_by_blocks
+from astarpo.engine.forward import Forward
 from astarpo.engine.slots import SlotCache
 from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.types import Reply
 from small import small_policy, small_tokenizer
 
 SIZE: dict[str, Any] = {
@@ -258,3 +260,49 @@ def test_greedy_log_probs_are_those_at_temperature_one() -> None:
     ids, nats = choose(logits, 0.0, torch.zeros(1, dtype=torch.float64))
     assert ids.tolist() == [1]
     assert nats.tolist() == pytest.approx(torch.log_softmax(logits, -1)[:, 1].tolist())
+
+
+class _Ahead:
+    """A forward pass that wants its next step begun before it is known who goes on."""
+
+    ahead = True
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._forward, name)
+
+
+def test_a_step_begun_before_it_is_known_who_goes_on_changes_nothing() -> None:
+    def said(*, ahead: bool) -> list[list[Reply]]:
+        policy = small_policy(stops=40)
+        if ahead:
+            policy.forward = _Ahead(policy.forward)
+        conversations = policy.open([(7, row) for row in range(12)])
+        found = []
+        for turn in range(4):
+            slots = list(range(12)) if turn != 2 else [1, 4, 11]
+            conversations.extend(slots, [[5 + slot, 30, 40 + turn] * (1 + slot) for slot in slots])
+            found.append(conversations.reply(slots, 25, 1.0))
+        return found
+
+    one, other = said(ahead=False), said(ahead=True)
+    assert {1, 25} < {len(reply.ids) for turn in one for reply in turn}
+    for turn, again in zip(one, other, strict=True):
+        assert [reply.ids for reply in turn] == [reply.ids for reply in again]
+        torch.testing.assert_close([r.log_probs for r in turn], [r.log_probs for r in again], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("words", [7, 512, 1300])
+def test_looking_for_a_word_by_blocks_finds_the_same(words: int) -> None:
+    torch.manual_seed(0)
+    p = (torch.randn(400, words) * 4).softmax(-1)
+    p[p < 1e-4] = 0
+    draw = torch.rand(400, dtype=torch.float64)
+    draw[:2] = torch.tensor([0.0, 1.0 - 2.0**-53])
+    reach = p.cumsum(-1, dtype=torch.float64)
+    expected = torch.searchsorted(reach, (draw * reach[:, -1])[:, None], right=True)[:, 0]
+    found = invert_by_blocks(p, draw)
+    assert torch.equal(found[2:], expected[2:])
+    assert bool((p.gather(1, found[:, None]) > 0).all())

@@ -6,13 +6,13 @@ slots grow side by side, one token a step, and need not end together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from astarpo.batch import length_buckets
 from astarpo.chat import Chat
@@ -23,6 +23,8 @@ from astarpo.types import Reply
 READ_TOKENS = 2048
 """Padded tokens of one reading pass; larger passes fall out of the processor's cache and run slower per token."""
 
+READ_TOKENS_ON_GPU = 4096
+"""The same on a GPU, which is the faster the more it is given."""
 
 SHARED_TOKENS = 32
 """From so many tokens on, a beginning that another conversation has too is copied rather than computed."""
@@ -184,7 +186,8 @@ class Slots:
         for slot, appended in zip(slots, ids, strict=True):
             self._ids[slot] = [*([] if slot in begun else self._ids[slot]), *appended]
         led = list(whole)
-        for part in length_buckets(torch.tensor([len(whole[slot]) for slot in led]), READ_TOKENS):
+        most = READ_TOKENS_ON_GPU if self._cache.device.type == "cuda" else READ_TOKENS
+        for part in length_buckets(torch.tensor([len(whole[slot]) for slot in led]), most):
             some = [led[j] for j in part.tolist()]
             rows = [self._row[slot] for slot in some]
             self._keep(rows, self._forward.read(self._cache, rows, [whole[slot] for slot in some]))
@@ -251,9 +254,17 @@ class Slots:
             logits = logits[torch.tensor(rows, device=logits.device)]
         draws = [saying.draws[len(saying.ids)] for saying in map(self._saying.__getitem__, going)]
         chosen, nats = choose(logits, self._temperature, torch.tensor(draws, dtype=torch.float64, device=logits.device))
-        ended, kept = [], []
         # One copy to the host: ids are exact in float64.
-        for k, (token, nat) in enumerate(torch.stack((chosen.double(), nats.double()), 1).tolist()):
+        told = torch.stack((chosen.double(), nats.double()), 1)
+        on = [k for k, slot in enumerate(going) if len(self._saying[slot].ids) + 1 < len(self._saying[slot].draws)]
+        following: Tensor | None = None
+        if self._forward.ahead and on:
+            told, wait = _to_host(told)
+            some = chosen if len(on) == len(rows) else chosen[torch.tensor(on, device=chosen.device)]
+            following = self._forward.step(self._cache, [rows[k] for k in on], some)
+            wait()
+        ended, kept = [], []
+        for k, (token, nat) in enumerate(told.tolist()):
             saying = self._saying[going[k]]
             saying.ids.append(int(token))
             saying.log_probs.append(nat)
@@ -261,7 +272,16 @@ class Slots:
                 ended.append(going[k])
             else:
                 kept.append(k)
-        if kept:
+        if following is not None:
+            # Those that a stop token ended were stepped in vain: their rows are as long as before.
+            going_on = set(kept)
+            places = [place for place, k in enumerate(on) if k in going_on]
+            self._cache.lengths[[rows[k] for k in on if k not in going_on]] -= 1
+            if kept and len(places) < len(on):
+                following = following[torch.tensor(places, device=following.device)]
+            if kept:
+                self._keep([rows[k] for k in kept], following)
+        elif kept:
             if ended:
                 chosen = chosen[torch.tensor(kept, device=chosen.device)]
             rows = [rows[k] for k in kept]
@@ -318,12 +338,50 @@ def choose(logits: Tensor, temperature: float, draw: Tensor) -> tuple[Tensor, Te
         chosen = logits.argmax(-1)
         return chosen, torch.log_softmax(logits, -1).gather(-1, chosen[:, None])[:, 0]
     log_p = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+    if logits.device.type == "cuda":
+        chosen = invert_by_blocks(log_p.exp(), draw)
+        return chosen, log_p.gather(-1, chosen[:, None])[:, 0]
     reach = log_p.exp().cumsum(-1, dtype=torch.float64)
     # The sum of V rounded terms need not be 1: scaling the draw keeps every token reachable and none beyond the last.
     chosen = torch.searchsorted(reach, (draw * reach[:, -1])[:, None], right=True)[:, 0].clamp_(
         max=logits.shape[-1] - 1
     )
     return chosen, log_p.gather(-1, chosen[:, None])[:, 0]
+
+
+def _to_host(given: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    """`given` on the host, and what to call before it may be read: the copy is queued, not waited for."""
+    if given.device.type != "cuda":
+        return given, lambda: None
+    ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied = torch.empty(given.shape, dtype=given.dtype, pin_memory=True)
+    copied.copy_(given, non_blocking=True)
+    ready.record()
+    return copied, ready.synchronize
+
+
+def invert_by_blocks(p: Tensor, draw: Tensor, block: int = 512) -> Tensor:
+    """The inverse of the cumulative distribution at `draw`, by blocks of words first: a GPU adds up short rows faster.
+
+    Args:
+        p: [n, V] float32, summing to about 1.
+        draw: [n] float64 in [0, 1).
+        block: words of one.
+
+    Returns:
+        ids [n]; none of probability zero.
+    """
+    parts = nn.functional.pad(p, (0, -p.shape[1] % block)).view(len(p), -1, block)
+    sums = parts.sum(-1, dtype=torch.float64)
+    reach = sums.cumsum(-1)
+    # Just short of the whole, so that what is found has a share in it.
+    short = 1.0 - 2.0**-52
+    target = torch.minimum(draw * reach[:, -1], short * reach[:, -1])[:, None]
+    which = torch.searchsorted(reach, target, right=True).clamp_(max=parts.shape[1] - 1)
+    inner = parts[torch.arange(len(p), device=p.device), which[:, 0]].cumsum(-1, dtype=torch.float64)
+    rest = torch.minimum(target - (reach - sums).gather(1, which), short * inner[:, -1:]).clamp_(min=0.0)
+    within = torch.searchsorted(inner, rest, right=True)
+    return (which * block + within)[:, 0]
 
 
 def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:

@@ -19,6 +19,11 @@ class Forward(Protocol):
         """What runs, in a word or two."""
         ...
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a step is worth beginning before the host knows which replies go on: the device would idle."""
+        ...
+
     def refresh(self) -> None:
         """The model's weights may have changed."""
         ...
@@ -41,6 +46,7 @@ class TransformersForward:
     """
 
     name = "transformers"
+    ahead = False
 
     def __init__(self, model: Any, *, split: bool) -> None:
         self._model = model

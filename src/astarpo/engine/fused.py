@@ -11,8 +11,10 @@ Which models it may run is tried, not believed: `build` compares its logits with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from astarpo import attention
 from astarpo.engine.forward import additive
+from astarpo.engine.recorded import RecordedSteps
 from astarpo.engine.slots import SlotCache
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -41,6 +45,10 @@ WHOLE_SHARE = 0.6
 
 LARGEST_RECTANGLE = 1.25
 """How much larger than the rows in it a rectangle of attention may be before its rows are told apart."""
+
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Attention of one layer, by its number: queries [N, heads, D], keys and values [N, groups, D] → [N, heads · D]."""
 
 
 @dataclass
@@ -104,11 +112,21 @@ class FusedForward:
         self._copied = sum(p.numel() for p in model.parameters()) <= COPIED_PARAMETERS
         self._turns: tuple[Tensor, Tensor] | None = None
         self._layers: list[_Layer] = []
+        on_gpu = next(model.parameters()).device.type == "cuda"
+        self._recorded = RecordedSteps(self._whole_step) if on_gpu else None
+        self._kernels = _kernels() if on_gpu else None
         self.refresh()
+
+    @property
+    def ahead(self) -> bool:
+        """See `Forward.ahead`: a recorded step costs the host nothing."""
+        return self._recorded is not None
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Read the weights anew; copies are made anew."""
+        if self._recorded is not None:
+            self._recorded.forget()
         self._layers = [self._read_layer(layer) for layer in self._decoder.layers]
         head = self._model.get_output_embeddings()
         self._head, self._head_bias = head.weight.detach(), head.bias if head.bias is None else head.bias.detach()
@@ -127,11 +145,16 @@ class FusedForward:
         starts = np.concatenate(([0], counts.cumsum()[:-1]))
         within = np.arange(len(sequence)) - starts[sequence]
         row, position = torch.from_numpy(np.stack((at[sequence], past[sequence] + within))).to(device)
+        last = torch.from_numpy(starts + counts - 1).to(device)
+        ragged = self._ragged(cache, at, past, counts)
+        if ragged is not None:
+            logits = self._run(cache, flat, row, position, last, ragged)
+            cache.lengths[at] += counts
+            return logits
         groups = [self._group(part, at, past, counts, starts, device) for part in alike(past + counts, counts)]
 
         def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             layer = cache.slot_layers[number]
-            layer.keys[row, :, position], layer.values[row, :, position] = k, v
             said = q.new_empty((len(flat), self._heads * self._width))
             for group in groups:
                 # [n, heads, longest, head_dim]; padding repeats a row's last token, and its result is dropped.
@@ -152,10 +175,30 @@ class FusedForward:
                 said[group.tokens] = found.transpose(1, 2).reshape(-1, said.shape[1])[group.padded]
             return said
 
-        last = torch.from_numpy(starts + counts - 1).to(device)
-        logits = self._run(cache, flat, position, last, attend)
+        logits = self._run(cache, flat, row, position, last, attend)
         cache.lengths[at] += counts
         return logits
+
+    def _ragged(
+        self, cache: SlotCache, at: NDArray[np.int64], past: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> Attend | None:
+        """Attention of a reading pass in one call, whatever the lengths; None where the device has no such call."""
+        if not attention.fits(self._embed.new_empty((0, self._width))):
+            return None
+        seen, device = past + counts, cache.device
+        asked = attention.ends(counts.tolist(), device)
+        sees = attention.ends(seen.tolist(), device) if past.any() else asked
+        longest = (int(counts.max()), int(seen.max()))
+        from_row = torch.from_numpy(np.repeat(at, seen)).to(device)
+        from_position = torch.from_numpy(np.concatenate([np.arange(length) for length in seen])).to(device)
+
+        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            layer = cache.slot_layers[number]
+            if sees is not asked:
+                k, v = layer.keys[from_row, :, from_position], layer.values[from_row, :, from_position]
+            return attention.ragged(q, k, v, asked, sees, longest, scale=self._scale).flatten(1)
+
+        return attend
 
     def _group(
         self,
@@ -187,20 +230,52 @@ class FusedForward:
         seen = int(cache.lengths[at].max()) + 1
         cache.reserve(int(cache.lengths.max()) + 1)
         every = len(at) == cache.rows
+        if self._recorded is not None:
+            some = torch.from_numpy(at).to(device)
+            if not every:
+                ids = torch.zeros(cache.rows, dtype=ids.dtype, device=device).index_copy_(0, some, ids)
+            logits = self._recorded.step(cache, ids, seen)[some]
+            cache.lengths[at] += 1
+            return logits
         whole = every or len(at) >= WHOLE_SHARE * cache.rows
         picked = None if every else torch.from_numpy(at).to(device)
         if whole and picked is not None:
             ids = torch.zeros(cache.rows, dtype=ids.dtype, device=device).index_copy_(0, picked, ids)
         position = torch.from_numpy(cache.lengths if whole else cache.lengths[at]).to(device)
-        n, groups, width = len(ids), self._groups, self._width
-        row = torch.arange(n, device=device) if whole else picked
+        logits = self._step(cache, ids, position, seen, picked, whole=whole)
+        cache.lengths[at] += 1
+        return logits
+
+    def _whole_step(self, cache: SlotCache, ids: Tensor, position: Tensor, seen: int) -> Tensor:
+        """A step of all rows, of which nothing is asked of the host."""
+        return self._step(cache, ids, position, seen, None, whole=True)
+
+    def _step(
+        self, cache: SlotCache, ids: Tensor, position: Tensor, seen: int, picked: Tensor | None, *, whole: bool
+    ) -> Tensor:
+        """`ids` [n] at `position` [n] of all rows, or of those `picked`; logits of `picked`, or of all.
+
+        Args:
+            seen: positions that attention spans.
+            whole: whether all rows take part. Then only the logits are picked.
+        """
+        n, groups, width, device = len(ids), self._groups, self._width, cache.device
+        row = picked if not whole and picked is not None else torch.arange(n, device=device)
+        kernels = self._kernels
+        if kernels is not None and whole:
+
+            def attend_alone(number: int, q: Tensor, _: Tensor, __: Tensor) -> Tensor:
+                layer = cache.slot_layers[number]
+                found: Tensor = kernels.attend(q, layer.keys, layer.values, position, seen, self._scale)
+                return found
+
+            return self._run(cache, ids, row, position, picked, attend_alone)
         reach = torch.arange(seen, device=device)
         mask = additive(reach <= position[:, None], self._embed.dtype)
         mask = mask[:, None, None].expand(n, groups, self._heads // groups, seen).reshape(n * groups, -1, seen)
 
-        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(number: int, q: Tensor, _: Tensor, __: Tensor) -> Tensor:
             layer = cache.slot_layers[number]
-            layer.keys[row, :, position], layer.values[row, :, position] = k, v
             if whole:
                 keys = layer.keys.view(n * groups, -1, width)[:, :seen]
                 values = layer.values.view(n * groups, -1, width)[:, :seen]
@@ -212,13 +287,14 @@ class FusedForward:
             weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
             return torch.bmm(weights, values).view(n, -1)
 
-        logits = self._run(cache, ids, position, picked if whole else None, attend)
-        cache.lengths[at] += 1
-        return logits
+        return self._run(cache, ids, row, position, picked if whole else None, attend)
 
-    def _run(self, cache: SlotCache, ids: Tensor, position: Tensor, last: Tensor | None, attend: Any) -> Tensor:
-        """`ids` [N] at `position` [N]; logits [n, V] of the tokens `last` [n], or of all."""
-        cos, sin = (table[position, None] for table in self._rotation(cache.capacity))
+    def _run(
+        self, cache: SlotCache, ids: Tensor, row: Tensor, position: Tensor, last: Tensor | None, attend: Attend
+    ) -> Tensor:
+        """`ids` [N] at `row` and `position` [N]; logits [n, V] of the tokens `last` [n], or of all."""
+        turns = self._rotation(cache.capacity)
+        cos, sin = (table[position, None] for table in turns) if self._kernels is None else turns
         width, eps, size = self._width, self._eps, (self._embed.shape[1],)
         heads, both = self._heads, self._heads + self._groups
         x = F.embedding(ids, self._embed)
@@ -226,7 +302,15 @@ class FusedForward:
             slots = cache.slot_layers[number]
             if not slots.is_initialized:
                 slots.allocate(self._groups, width, width, x)
-            qkv = _project(F.rms_norm(x, size, layer.first_norm, eps), layer.qkv, layer.qkv_bias)
+            normed = F.rms_norm(x, size, layer.first_norm, eps)
+            if self._kernels is not None:
+                q, k, v = self._apart(normed, layer)
+                q, k = self._kernels.rotate(q, k, v, turns, position, row, slots.keys, slots.values)
+                x = _add(x, attend(number, q, k, v), layer.out, layer.out_bias)
+                gate, up = _halves(F.rms_norm(x, size, layer.second_norm, eps), layer.gate_up, layer.gate_up_bias)
+                x = _add(x, self._kernels.gated(gate, up), layer.down, layer.down_bias)
+                continue
+            qkv = _project(normed, layer.qkv, layer.qkv_bias)
             qkv = qkv.view(len(x), -1, width)
             qk = qkv[:, :both]
             if layer.q_norm is not None and layer.k_norm is not None:
@@ -241,8 +325,9 @@ class FusedForward:
             one, two = qk[..., : width // 2], qk[..., width // 2 :]
             torch.mul(one, cos, out=turned[..., : width // 2]).addcmul_(two, sin, value=-1)
             torch.mul(two, cos, out=turned[..., width // 2 :]).addcmul_(one, sin)
-            said = attend(number, turned[:, :heads], turned[:, heads:], qkv[:, both:])
-            x = _add(x, said, layer.out, layer.out_bias)
+            q, k, v = turned[:, :heads], turned[:, heads:], qkv[:, both:]
+            slots.keys[row, :, position], slots.values[row, :, position] = k, v
+            x = _add(x, attend(number, q, k, v), layer.out, layer.out_bias)
             gate, up = _project(F.rms_norm(x, size, layer.second_norm, eps), layer.gate_up, layer.gate_up_bias).chunk(
                 2, -1
             )
@@ -250,6 +335,22 @@ class FusedForward:
         if last is not None:
             x = x[last]
         return F.linear(F.rms_norm(x, size, self._norm, eps), self._head, self._head_bias).float()
+
+    def _apart(self, x: Tensor, layer: _Layer) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [N, heads, D], keys and values [N, groups, D] of `x` [N, h], not turned; views of products."""
+        found = [F.linear(x, weight, bias) for weight, bias in zip(layer.qkv, layer.qkv_bias, strict=True)]
+        sizes, groups, n = [self._heads, self._groups, self._groups], self._groups, len(x)
+        if len(found) == 1:
+            q, k, v = torch.split(found[0].view(n, -1, self._width), sizes, 1)
+        else:
+            q = found[0].view(n, -1, self._width)
+            k, v = torch.split(found[1].view(n, -1, self._width), groups, 1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = (
+                F.rms_norm(part, (self._width,), norm, self._eps)
+                for part, norm in ((q, layer.q_norm), (k, layer.k_norm))
+            )
+        return q, k, v
 
     def _rotation(self, positions: int) -> tuple[Tensor, Tensor]:
         """cos and sin [positions or more, head_dim / 2], by the model's own rule."""
@@ -261,7 +362,13 @@ class FusedForward:
 
     def _read_layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        qkv, qkv_bias = self._beside(attention.q_proj, attention.k_proj, attention.v_proj)
+        if self._kernels is None or self._copied:
+            qkv, qkv_bias = self._beside(attention.q_proj, attention.k_proj, attention.v_proj)
+        else:
+            # Those of keys and values are small, and a product of its own for each would be slower than the copies.
+            qkv, qkv_bias = [attention.q_proj.weight.detach()], [attention.q_proj.bias]
+            weights, biases = self._beside(attention.k_proj, attention.v_proj, copied=True)
+            qkv, qkv_bias = qkv + weights, qkv_bias + biases
         gate_up, gate_up_bias = self._beside(mlp.gate_proj, mlp.up_proj)
         return _Layer(
             layer.input_layernorm.weight.detach(),
@@ -278,10 +385,10 @@ class FusedForward:
             attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
         )
 
-    def _beside(self, *linear: nn.Linear) -> tuple[list[Tensor], list[Tensor | None]]:
+    def _beside(self, *linear: nn.Linear, copied: bool = False) -> tuple[list[Tensor], list[Tensor | None]]:
         weights = [one.weight.detach() for one in linear]
         biases = [one.bias for one in linear]
-        if not self._copied:
+        if not (self._copied or copied):
             return weights, list(biases)
         return [torch.cat(weights)], [None if biases[0] is None else torch.cat([b.detach() for b in biases])]
 
@@ -332,6 +439,13 @@ def build(model: Any) -> FusedForward:
     return fused
 
 
+def _kernels() -> Any:
+    """The module of Triton kernels, or None where Triton is not."""
+    if find_spec("triton") is None:
+        return None
+    return import_module("astarpo.engine.kernels")
+
+
 def _check(model: Any, config: Any) -> None:
     kind = str(getattr(config, "model_type", ""))
     if kind not in FAMILIES:
@@ -358,6 +472,12 @@ def _project(x: Tensor, weights: list[Tensor], biases: list[Tensor | None]) -> T
     if len(weights) == 1:
         return F.linear(x, weights[0], biases[0])
     return torch.cat([F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)], -1)
+
+
+def _halves(x: Tensor, weights: list[Tensor], biases: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    found = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+    one, other = found[0].chunk(2, -1) if len(found) == 1 else found
+    return one, other
 
 
 def _add(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -45,6 +45,7 @@ class SlotLayer(CacheLayerMixin):
         shape = (self.owner.rows, heads, self.owner.capacity)
         self.keys, self.values = like.new_zeros((*shape, key_width)), like.new_zeros((*shape, value_width))
         self.is_initialized = True
+        self.owner.moved += 1
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write [n, heads, q, head_dim] at the owner's current rows and positions; return those rows up to `seen`."""
@@ -69,6 +70,7 @@ class SlotLayer(CacheLayerMixin):
         """Forget every row but `rows`."""
         if self.is_initialized:
             self.keys, self.values = self.keys[rows], self.values[rows]
+            self.owner.moved += 1
 
     def copy(self, source: Tensor, target: Tensor, length: int) -> None:
         """Rows `target` take what rows `source` hold at their first `length` positions."""
@@ -104,11 +106,12 @@ class SlotCache(Cache):
         positions: [n, q] where its tokens go.
         seen: positions that its attention spans.
         whole: True when every row takes part, in order: then no row is copied.
+        moved: counts how often keys and values were put elsewhere in memory.
     """
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
         self.rows, self.capacity, self.seen, self.whole = rows, 0, 0, True
-        self.device = device
+        self.device, self.moved = device, 0
         self.lengths = np.zeros(rows, dtype=np.int64)
         self.active = torch.arange(rows, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.int64, device=device)

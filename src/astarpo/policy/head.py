@@ -18,6 +18,14 @@ from torch.utils.checkpoint import checkpoint
 CHUNK = 2**23
 """Logits that exist at a time, 32 MiB in float32; a few temporaries of that size stand beside them."""
 
+CHUNK_ON_GPU = 2**26
+"""The same on a GPU, 256 MiB: every chunk reads the head's weights and adds to their gradient anew."""
+
+
+def chunk_on(device: torch.device) -> int:
+    """Logits that exist at a time on `device`."""
+    return CHUNK_ON_GPU if device.type == "cuda" else CHUNK
+
 
 def acted_scores(
     given: tuple[Tensor, nn.Module | None],
@@ -34,9 +42,10 @@ def acted_scores(
         target: [A] ids.
         temperature: logits are divided by it.
         reference: the same of π_ref; no gradient goes there.
-        chunk: logits that may exist at a time; `CHUNK` where not given.
+        chunk: logits that may exist at a time; `chunk_on` the device where not given.
     """
-    (hidden, head), chunk = given, CHUNK if chunk is None else chunk
+    hidden, head = given
+    chunk = chunk_on(hidden.device) if chunk is None else chunk
     away, theirs = reference if reference is not None else (hidden, head)
     if not (_plain(head) and _plain(theirs)):
         return _by_checkpoints(given, target, temperature, reference, chunk)

@@ -38,7 +38,14 @@ class HuggingFacePolicy:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, rules: bool, name: str = "", forward: Choice = "auto"
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        rules: bool,
+        name: str = "",
+        forward: Choice = "auto",
+        remarks: Sequence[str] = (),
     ) -> None:
         self.model: Any = model
         self.tokenizer = tokenizer
@@ -46,6 +53,7 @@ class HuggingFacePolicy:
         self.chat = Chat.of(tokenizer, stop if isinstance(stop, list) else [] if stop is None else [int(stop)])
         self.rules = rules
         self.name = name
+        self._remarks = tuple(remarks)
         self.version = 0
         self.traits = scoring.traits(self.model)
         self._split_head = self.traits.split
@@ -90,7 +98,7 @@ class HuggingFacePolicy:
 
     def remarks(self) -> list[str]:
         """What must be known of how this model is told and scored, one sentence each."""
-        said = []
+        said = [*self._remarks]
         if self.unfused:
             said.append(f"transformers' own forward pass plays, which is slower than the fused one: {self.unfused}.")
         if self.traits.padded:

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from astarpo.errors import DataError, SettingsError
-from astarpo.policy import adapters, scoring, tiny
+from astarpo.policy import adapters, liger, scoring, tiny
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.run import PolicySettings
 
@@ -90,7 +90,21 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
         adapters.attach(model, rank=lora.rank, alpha=lora.alpha, target_modules=lora.target_modules)
     if settings.gradient_checkpointing:
         scoring.forget_activations(model)
-    return HuggingFacePolicy(model.eval(), tokenizer, rules=rules, name=settings.model, forward=settings.forward)
+    remarks = _kernels(model.eval(), settings)
+    return HuggingFacePolicy(
+        model, tokenizer, rules=rules, name=settings.model, forward=settings.forward, remarks=remarks
+    )
+
+
+def _kernels(model: Any, settings: PolicySettings) -> list[str]:
+    """Put Liger's kernels into the model where the settings want them; what is to be said where they are not."""
+    if settings.kernels == "torch":
+        return []
+    why = liger.why_not(model) or liger.attach(model)
+    if settings.kernels == "liger" and why:
+        raise SettingsError(f"policy.kernels is liger and they cannot be run: {why}; leave it at auto.")
+    on_gpu = next(iter(model.parameters())).device.type == "cuda"
+    return [f"PyTorch's own kernels train, which is slower than Liger's: {why}."] if why and on_gpu else []
 
 
 def _check_kind(where: str, said: str) -> None:

@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from astarpo import attention
 from astarpo.batch import Batch, Scored, length_buckets
 from astarpo.errors import SettingsError
 from astarpo.policy.head import acted_scores
@@ -67,6 +68,7 @@ class Pass:
         place: [A] the acted tokens' places in the flattened batch.
         spread: [sum of lengths] which of the N positions each token of those episodes is; None where none is shared.
         back: [N] where among those tokens each position stands first.
+        ends: [n + 1] where the episodes end among those tokens; None where padded.
     """
 
     ids: Tensor
@@ -76,6 +78,7 @@ class Pass:
     place: Tensor
     spread: Tensor | None = None
     back: Tensor | None = None
+    ends: Tensor | None = None
 
 
 def log_probs(model: Any, own: Traits, batch: Batch, *, reference: tuple[Any, Traits] | None, tokens: int) -> Scored:
@@ -224,7 +227,8 @@ def passes(batch: Batch, tokens: int, *, packed: bool) -> Iterator[Pass]:
             ids, positions, told = ids[inside][None], positions[inside][None], acted[inside]
         else:
             told = acted.flatten()
-        yield Pass(ids, positions, tuple(lengths), told.nonzero()[:, 0], places[acted])
+        ends = attention.ends(lengths, ids.device) if packed else None
+        yield Pass(ids, positions, tuple(lengths), told.nonzero()[:, 0], places[acted], ends=ends)
 
 
 def _tree(batch: Batch, rows: Tensor, needed: Tensor, shared: Tensor) -> Pass:
@@ -248,7 +252,9 @@ def _tree(batch: Batch, rows: Tensor, needed: Tensor, shared: Tensor) -> Pass:
     # Of several places the first, so that results do not depend on the order in which they are written.
     back = torch.full((len(ids),), len(spread), device=rows.device)
     back.scatter_reduce_(0, spread, torch.arange(len(spread), device=rows.device), "amin")
-    return Pass(ids[None], positions[None], tuple(needed[ways].tolist()), node[told], place, spread, back)
+    lengths = needed[ways].tolist()
+    where = attention.ends(lengths, ids.device)
+    return Pass(ids[None], positions[None], tuple(lengths), node[told], place, spread, back, where)
 
 
 def decoded(model: Any, own: Traits, some: Pass) -> Tensor:
@@ -339,7 +345,8 @@ def why_padded(model: Any) -> str:
     device = next(iter(model.parameters())).device
     ids = torch.tensor([[1, 2, 3, 4, 5, 6]], device=device)
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
-    together = Pass(ids, torch.tensor([[0, 1, 2, 3, 0, 1]], device=device), (4, 2), nothing, nothing)
+    places, where = torch.tensor([[0, 1, 2, 3, 0, 1]], device=device), attention.ends((4, 2), device)
+    together = Pass(ids, places, (4, 2), nothing, nothing, ends=where)
     with torch.inference_mode():
         found = decoded(model, Traits(split=True), together).float()
         alone = [decoder(input_ids=part, use_cache=False).last_hidden_state[0] for part in (ids[:, :4], ids[:, 4:])]
@@ -357,6 +364,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     packed_lengths: Sequence[int] | None = None,
+    packed_ends: Tensor | None = None,
     packed_spread: Tensor | None = None,
     packed_back: Tensor | None = None,
     scaling: float | None = None,
@@ -366,12 +374,13 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each of the episodes that lie end to end; transformers calls it.
 
-    Episodes of one length are attended to in one call. On a CPU that is faster than padding them, and several times
-    faster than one call with a mask of blocks (docs/performance.md).
+    A GPU attends to all of them in one call. Elsewhere those of one length are attended to in one call: on a CPU that
+    is faster than padding them, and several times faster than one call with a mask of blocks (docs/performance.md).
 
     Args:
         query: [1, heads, N, D]; key and value may have fewer heads.
         packed_lengths: tokens of each episode; without it, attention is PyTorch's own.
+        packed_ends: `Pass.ends`.
         packed_spread, packed_back: `Pass.spread` and `Pass.back`, where episodes share what they begin with.
         sliding_window: how many positions back a token sees, itself included; None for all.
     """
@@ -380,10 +389,17 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
         return attended, None
-    parts, begin = [], 0
     rows = [one[0].transpose(0, 1) for one in (query, key, value)]
     if packed_spread is not None:
         rows = [one.index_select(0, packed_spread) for one in rows]
+    if packed_ends is not None and not dropout and attention.fits(query):
+        longest = max(packed_lengths)
+        q, k, v = rows
+        whole = attention.ragged(
+            q, k, v, packed_ends, packed_ends, (longest, longest), scale=scaling, window=sliding_window
+        )
+        return (whole if packed_back is None else whole.index_select(0, packed_back))[None], None
+    parts, begin = [], 0
     for length, count in _runs(packed_lengths):
         end = begin + length * count
         # [N, heads, D] is contiguous, so this is a view: no token is copied.
@@ -427,7 +443,7 @@ def _inputs(own: Traits, some: Pass) -> dict[str, Any]:
     given: dict[str, Any] = {"input_ids": some.ids, "use_cache": False}
     if not own.packed:
         return given
-    given |= {"position_ids": some.positions, "packed_lengths": some.lengths}
+    given |= {"position_ids": some.positions, "packed_lengths": some.lengths, "packed_ends": some.ends}
     return given if some.spread is None else given | {"packed_spread": some.spread, "packed_back": some.back}
 
 
