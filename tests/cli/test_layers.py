@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from astarpo.cli import app
 from astarpo.cli.common import SECTIONS, EnvironmentCommand, SettingsCommand, resolve, split_overrides
 from astarpo.cli.evaluate import EvaluateCommand
 from astarpo.cli.play import PlayCommand
@@ -142,3 +144,8 @@ def test_a_run_folder_is_never_one_that_exists(tmp_path: Path, monkeypatch: pyte
     assert first == tmp_path / "countdown-default-20250101-120000"
     first.mkdir()
     assert new_folder(run, tmp_path) == tmp_path / "countdown-default-20250101-120000-2"
+
+
+def test_a_switch_is_known_both_ways() -> None:
+    # `--help` ends the command before it does anything.
+    assert CliRunner().invoke(app, ["compare", "arithmetic", "--no-snr", "--help"]).exit_code == 0

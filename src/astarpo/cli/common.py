@@ -74,7 +74,8 @@ class SettingsCommand(TyperCommand):
             SettingsError: an option is neither one of the command nor a setting that it reads, or a setting has no
                 value.
         """
-        options = {name for parameter in self.params for name in parameter.opts} | set(ctx.help_option_names)
+        own = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        options = own | set(ctx.help_option_names)
         kept, overrides = split_overrides(args, options, self.sections, f"astarpo {ctx.info_name}")
         ctx.meta["overrides"] = overrides
         ctx.meta["kept"] = list(kept)
