@@ -32,6 +32,7 @@ GPUS: dict[str, tuple[int, float]] = {
     "L40S": (48, 1.95),
     "A100-80GB": (80, 2.50),
     "H100": (80, 3.95),
+    "H200": (141, 4.54),
 }
 """Memory in GB, and dollars an hour as listed in May 2026 for the GPU alone: look them up before you rely on them."""
 
@@ -115,6 +116,8 @@ except ModuleNotFoundError:
 if modal is not None:
     image = (
         modal.Image.debian_slim(python_version="3.12")
+        # What torch compiles for the GPU at run time needs a C compiler.
+        .apt_install("gcc", "libc6-dev")
         .add_local_dir(REPO / "src", "/astarpo/src", copy=True)
         .add_local_file(REPO / "pyproject.toml", "/astarpo/pyproject.toml", copy=True)
         .add_local_file(REPO / "README.md", "/astarpo/README.md", copy=True)
