@@ -115,6 +115,12 @@ def address(folder: Path) -> Iterator[str]:
     assert not thread.is_alive()
 
 
+def opened(page: Page, title: str) -> None:
+    """Wait for the page of that title, to its end: keys are heard by a script that stands there."""
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
+    page.wait_for_load_state("load")
+
+
 def test_episodes_are_looked_for_read_and_compared_by_keyboard(browser: Browser, address: str) -> None:
     page = browser.new_page(viewport=DESK)  # type: ignore[arg-type]
     watched = Watched(page, address)
@@ -127,11 +133,11 @@ def test_episodes_are_looked_for_read_and_compared_by_keyboard(browser: Browser,
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_role("status")).to_have_text("15 of 241 episodes.")
     page.locator(".listed a").first.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Update 15, episode 6")
+    opened(page, "Update 15, episode 6")
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Update 14, episode 6")
+    opened(page, "Update 14, episode 6")
     page.keyboard.press("ArrowLeft")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Update 15, episode 6")
+    opened(page, "Update 15, episode 6")
     page.keyboard.press("j")
     expect(page.locator(".turn").first).to_be_focused()
     page.keyboard.press("ArrowDown")
