@@ -3,9 +3,12 @@
     python benchmarks/rollouts.py                 the three side by side, a few CPU-minutes
     python benchmarks/rollouts.py company         the same episodes in batches of 1 to 256: are their tokens the same?
     python benchmarks/rollouts.py growth          tokens per second against slots, turns and context
+    python benchmarks/rollouts.py sizes           tokens per second against the model's parameters
+    python benchmarks/rollouts.py cores           tokens per second on one core and on two
     python benchmarks/rollouts.py all --save      everything; writes rollouts.json and docs/performance_growth.png
 
-All with the embedded WebShop model, float32, one thread. Seconds are process time. The three sides play the same
+With the embedded WebShop model, but for sizes and cores, float32, one thread, but for cores. Seconds are process time;
+cores has wall time beside it. The three sides play the same
 episodes: five pages on the way to a product, greedy replies, whatever they say, so that all do the same work; their
 replies must be equal token for token. Repetitions are paired: each plays all sides, one after the other.
 """
@@ -25,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +41,20 @@ from astarpo.environments.base import Environment, EnvironmentSettings, Task
 from astarpo.environments.rewards import score
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
+from astarpo.policy.tiny.build import Architecture, build_model
 from astarpo.rollout import Play, collect
 from astarpo.run import RolloutSettings, Run, load_preset
 from astarpo.types import Ended, Episode, Step
 
 REPO = Path(__file__).resolve().parent.parent
 TURNS = 5
+SIZES = {
+    "0.4 M": Architecture(width=96, layers=4, heads=3, feed_forward=256),
+    "1.8 M": Architecture(width=192, layers=4, heads=6, feed_forward=512),
+    "6.4 M": Architecture(width=320, layers=5, heads=8, feed_forward=896),
+    "26 M": Architecture(width=512, layers=8, heads=8, feed_forward=1408),
+}
+"""Models with random weights, by the parameters inside their blocks."""
 COMPANY = (1, 3, 16, 64, 256)
 PLAYED = ("webshop", "arithmetic")
 NEAR_TIE = 1e-5
@@ -399,6 +411,93 @@ def growth(repetitions: int) -> list[dict[str, Any]]:
     return points
 
 
+def sized(like: HuggingFacePolicy, architecture: Architecture) -> HuggingFacePolicy:
+    """A model with random weights and the tokenizer of `like`. One word in six ends a reply, as none was learned to."""
+    model: Any = build_model(architecture, like.tokenizer, seed=0)
+    model.generation_config.eos_token_id = list(range(5, like.vocabulary, 6))
+    return HuggingFacePolicy(model.eval(), like.tokenizer, rules=False, name=f"random, {architecture.width} wide")
+
+
+def blocks(policy: HuggingFacePolicy) -> int:
+    """Parameters inside the blocks: those that every token goes through."""
+    return sum(p.numel() for name, p in policy.model.named_parameters() if ".layers." in name)
+
+
+def by_size(repetitions: int) -> list[dict[str, Any]]:
+    """Tokens per CPU-second against the size of the model, with the floor; sampled walks."""
+    shop, points = place("webshop"), list[dict[str, Any]]()
+    world = Walk(shop.environment, TURNS)
+    for name, architecture in SIZES.items():
+        at = Place(sized(shop.policy, architecture), world, shop.rollout.model_copy(update={"episode_tokens": 1500}))
+        plays = [Play(task, 0, (0,)) for task in world.ids("dev")[: 64 if architecture.width < 300 else 16]]
+        ours(at, plays[:4], 1.0)
+        tries = [seconds(partial(ours, at, plays, 1.0)) for _ in range(repetitions)]
+        tokens, least = tokens_of(tries[0][1]), floor(at, tries[0][1])
+        rates = [tokens / spent for spent, _ in tries]
+        points.append(
+            {
+                "what": "parameters in blocks",
+                "value": blocks(at.policy),
+                "episodes": len(plays),
+                "ms an episode": 1e3 * statistics.median(spent for spent, _ in tries) / len(plays),
+                "tokens per CPU-second": statistics.median(rates),
+                "least and most": [min(rates), max(rates)],
+                "floor, tokens per CPU-second": tokens / len(plays) / least["ms"] * 1e3,
+            }
+        )
+        print(f"{name}: {points[-1]['tokens per CPU-second']:.0f} tokens/s", file=sys.stderr, flush=True)
+    return points
+
+
+def by_cores(repetitions: int) -> list[dict[str, Any]]:
+    """Tokens per second of wall time on one core and on two, in turns, and the CPU-seconds beside them."""
+    shop, points = place("webshop"), list[dict[str, Any]]()
+    world = Walk(shop.environment, TURNS)
+    for name in ("0.4 M", "26 M"):
+        at = Place(sized(shop.policy, SIZES[name]), world, shop.rollout.model_copy(update={"episode_tokens": 1500}))
+        plays = [Play(task, 0, (0,)) for task in world.ids("dev")[: 64 if name == "0.4 M" else 16]]
+        ours(at, plays[:4], 1.0)
+        took: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
+        tokens = 0
+        for _ in range(repetitions):
+            for cores in took:
+                torch.set_num_threads(cores)
+                began = time.perf_counter()
+                spent, episodes = seconds(partial(ours, at, plays, 1.0))
+                wall, tokens = time.perf_counter() - began, tokens_of(episodes)
+                took[cores].append((wall, spent, product_on_the_wall()))
+        torch.set_num_threads(1)
+        pairs = [one[0] / two[0] for one, two in zip(took[1], took[2], strict=True)]
+        for cores, tries in took.items():
+            wall, spent, product = (statistics.median(column) for column in zip(*tries, strict=True))
+            points.append(
+                {
+                    "what": f"cores, {name}",
+                    "value": cores,
+                    "tokens per second": tokens / wall,
+                    "tokens per CPU-second": tokens / spent,
+                    "GFLOP/s of a product on the wall": product / 1e9,
+                    "faster than on one core, wall": statistics.median(pairs) if cores == 2 else 1.0,
+                    "least and most": [min(pairs), max(pairs)] if cores == 2 else [1.0, 1.0],
+                }
+            )
+            print(points[-1], file=sys.stderr, flush=True)
+    return points
+
+
+def product_on_the_wall() -> float:
+    """Floating-point operations a second of wall time of a 2048³ product, on as many cores as are set."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    began = time.perf_counter()
+    torch.mm(a, b)
+    return 2 * 2048**3 / (time.perf_counter() - began)
+
+
+def tokens_of(episodes: Sequence[Episode]) -> int:
+    """Tokens read and said."""
+    return sum(len(turn.observation_ids) + len(turn.reply.ids) for one in episodes for turn in one.turns)
+
+
 class Longer(Walk):
     """Walks whose first page is repeated until it has `tokens` bytes or more: contexts of a chosen length."""
 
@@ -415,25 +514,29 @@ class Longer(Walk):
         return Pages(id, [(first + " ") * max(1, round(4 * self._tokens / (len(first) + 1))), *walk.pages[1:]])
 
 
+GROWTH: dict[str, Callable[[int], list[dict[str, Any]]]] = {"growth": growth, "sizes": by_size, "cores": by_cores}
+"""What `main` calls each."""
+
+
 # ---------------------------------------------------------------------------------------------- the page
 
 
 def picture(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Tokens per second against slots, turns and context, the floor drawn in."""
+    """Tokens per second against slots, turns, context and size, the floor drawn in."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     kinds = list(dict.fromkeys(point["what"] for point in points))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(kinds), figsize=(2.5 + 2.5 * len(kinds), 3.2), sharey=True, layout="constrained")
     for axis, kind in zip(axes, kinds, strict=True):
         some = [point for point in points if point["what"] == kind]
         values = [point["value"] for point in some]
         axis.plot(values, [point["tokens per CPU-second"] for point in some], "o-", label="measured")
         axis.plot(values, [point["floor, tokens per CPU-second"] for point in some], "--", color="grey", label="floor")
         axis.set_xscale("log", base=2)
-        axis.set_xticks(values, [str(value) for value in values])
+        axis.set_xticks(values, [f"{value / 1e6:.1f} M" if value > 1e5 else str(value) for value in values])
         axis.set_xlabel(kind)
         axis.set_yscale("log")
         axis.grid(alpha=0.3)
@@ -458,24 +561,26 @@ def show(found: dict[str, Any]) -> None:
         print(json.dumps({key: value for key, value in found["sides"].items() if key != "rows"}, indent=1))
     if "company" in found:
         print(json.dumps(found["company"], indent=1))
-    if "growth" in found:
+    if points := [*found.get("growth", ()), *found.get("sizes", ())]:
         print(
             "\n| | | ms an episode | tokens per CPU-second | floor | share of the floor's speed |"
             "\n|---|---|---|---|---|---|"
         )
-        for point in found["growth"]:
+        for point in points:
             least = point["floor, tokens per CPU-second"]
             share = point["tokens per CPU-second"] / least
             print(
                 f"| {point['what']} | {point['value']} | {point['ms an episode']:.2f} "
                 f"| {point['tokens per CPU-second']:,.0f} | {least:,.0f} | {share:.0%} |"
             )
+    for point in found.get("cores", ()):
+        print(json.dumps(point))
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="sides", choices=["sides", "company", "growth", "all"])
+    parser.add_argument("what", nargs="?", default="sides", choices=["sides", "company", *GROWTH, "all"])
     parser.add_argument("--repetitions", type=int, default=5, help="paired repetitions")
     parser.add_argument("--batch", type=int, default=0, help="batch of generate; 0 for its fastest of 32, 64, 128")
     parser.add_argument("--episodes", type=int, default=1024, help="episodes that are played in company")
@@ -488,15 +593,17 @@ def main() -> None:
         found["sides"] = sides(given.repetitions, given.batch)
     if given.what in ("company", "all"):
         found["company"] = company(given.episodes)
-    if given.what in ("growth", "all"):
-        found["growth"] = growth(given.repetitions)
+    for name, measure in GROWTH.items():
+        if given.what in (name, "all"):
+            found[name] = measure(given.repetitions)
     show(found)
     if given.save:
         about = {"machine": f"{platform.machine()}, one thread", "torch": torch.__version__}
         before = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        path.write_text(json.dumps({**before, **found, "about": about}, indent=1) + "\n", "utf-8")
-        if "growth" in found:
-            picture(found["growth"], REPO / "docs" / "performance_growth.png")
+        stored = {**before, **found, "about": about}
+        path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
+        if found.keys() & {"growth", "sizes"}:
+            picture([*stored.get("growth", ()), *stored.get("sizes", ())], REPO / "docs" / "performance_growth.png")
     if found.get("sides", {}).get("episodes whose greedy tokens differ"):
         raise SystemExit("the sides did not say the same: the table compares different work.")
 
