@@ -7,7 +7,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 WORKDIR /astarpo
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN pip install --no-cache-dir '.[lora]'
+RUN pip install --no-cache-dir '.[liger,lora]'
 RUN astarpo --version && astarpo list --json > /dev/null
 WORKDIR /runs
 ENTRYPOINT ["astarpo"]

@@ -122,7 +122,7 @@ if modal is not None:
         .add_local_file(REPO / "pyproject.toml", "/astarpo/pyproject.toml", copy=True)
         .add_local_file(REPO / "README.md", "/astarpo/README.md", copy=True)
         .add_local_file(REPO / "LICENSE", "/astarpo/LICENSE", copy=True)
-        .pip_install("/astarpo[lora]")
+        .pip_install("/astarpo[liger,lora]")
     )
     app = modal.App("astarpo", image=image)
     runs = modal.Volume.from_name(VOLUME, create_if_missing=True)
