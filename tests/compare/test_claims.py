@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from astarpo.compare.claims import adopted, page, work
+from astarpo.compare.claims import adopted, page, words, work
 from astarpo.compare.claims.definitions import SWEEP_SEED, ArmSpec, Book, Check, Claim, RatioSpec, book, run_of
-from astarpo.compare.claims.evidence import KINDS, Evidence, seed_interval, share_interval
+from astarpo.compare.claims.evidence import KINDS, Evidence, Finding, seed_interval, share_interval
 from astarpo.compare.claims.records import key_of, packed, tasks_digest
+from astarpo.compare.intervals import Interval
 from astarpo.errors import RunError, SettingsError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -321,7 +322,139 @@ def test_no_record_is_kept_that_no_claim_reads() -> None:
     assert set(Evidence(book(), data).used) == set(data)
 
 
-def test_words_on_a_result_stand_for_the_verdict_that_they_were_written_for() -> None:
+def test_every_claim_has_words_on_its_result_that_were_written_for_this_verdict() -> None:
     data = page.read_data(REPO / "docs" / "claims" / page.DATA)
     for one in page.judged(book(), data)[1]:
-        assert not one.claim.reading or one.claim.reading_for == one.verdict, one.claim.number
+        assert one.claim.reading, one.claim.number
+        assert one.claim.reading_for == one.verdict, one.claim.number
+
+
+def test_words_written_for_another_verdict_are_left_out() -> None:
+    empty = page.page(book(), {})
+    assert "| **undecided** |" in empty
+    # Of claim 2, of claim 8, which is undecided without data as well, and of the whole.
+    assert "falls, narrowly" not in empty
+    assert "None of the three shows a difference: not measured points" in empty
+    assert 'works, REINFORCE does not": not here' not in empty
+
+
+def test_figures_in_words_are_those_of_the_records() -> None:
+    whole = small(better(unit="points"), seeds=2)
+    plain = records(whole, {"arithmetic/a": ["1110", "1111"], "arithmetic/b": ["0000", "0001"]})
+    for one in plain.values():
+        one["before"] = {**one["before"], "success": 0.25}  # type: ignore[dict-item]
+    found = Evidence(whole, plain)
+    every = [found.judge(whole.claims[0])]
+    interval = every[0].findings[0].interval
+    assert interval is not None
+
+    def said(text: str) -> str:
+        return words.filled(text, found, every)
+
+    # 7 of 8 solved less 1 of 8.
+    assert said("by {1.1}") == "by +75.0"
+    assert said("{1.1 interval}").startswith(f"+75.0 ({words.points(interval.low)} to ")
+    assert said("{arithmetic/a start}, {arithmetic/a}: {arithmetic/a each}") == "25.0, 87.5: 75.0 and 100.0"
+    assert said("{1 verdict}, {undecided}, {undecided claims}, {refuted}") == f"{every[0].verdict}, 1, 1, none"
+    for name in ("2.1", "1.2", "1.0", "1.1 median", "arithmetic/c", "3 verdict", "lost"):
+        with pytest.raises(SettingsError, match="stands for no figure of the claims"):
+            said(f"{{{name}}}")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds"),
+    # Half-widths over t(0.975; 2) / sqrt(3) = 2.4842; 0.03 is cleared from t / sqrt(n) < 1.863 and < 0.5733 on:
+    # t(3) / 2 = 1.591; t(13) / sqrt(14) = 0.5774 and t(14) / sqrt(15) = 0.5538.
+    [(-0.01, 0.07, 4), (-0.10, 0.16, 15), (-1.0, 1.06, None)],
+)
+def test_seeds_that_would_decide_follow_from_the_width(low: float, high: float, seeds: int | None) -> None:
+    assert words.closes(Finding(better(), Interval((low + high) / 2, low, high), (3, 3), "open")) == seeds
+    assert words.closes(Finding(better(), Interval(0.05, 0.01, 0.09), (3, 3), "holds")) is None
+
+
+def test_a_run_that_gained_nothing_has_no_share_of_its_gain() -> None:
+    check = Check("half", {"kind": "half", "arm": "arithmetic/a"}, within=(0.4, 0.6))
+    whole = small(check, seeds=3)
+    every = records(whole, {"arithmetic/a": ["10"] * 3, "arithmetic/b": ["10"] * 3})
+    lost = [one for one in every.values() if one["arm"] == "arithmetic/a"]
+    lost[0]["curve"] = [[0, 0.4], [50, 0.1], [100, 0.2]]
+    some = Evidence(whole, every).find(check)
+    assert some.interval is not None
+    assert some.interval.mean == pytest.approx(0.5)
+    assert some.seeds == (2, 3)
+    lost[1]["curve"] = lost[2]["curve"] = lost[0]["curve"]
+    none = Evidence(whole, every).find(check)
+    assert (none.interval, none.seeds, none.outcome) == (None, (0, 3), "open")
+
+
+def test_numbers_that_the_words_on_results_give_in_full_are_those_of_the_records() -> None:
+    data = page.read_data(REPO / "docs" / "claims" / page.DATA)
+    found = Evidence(book(), data)
+
+    def metric(arm: str, name: str) -> list[list[float]]:
+        return [one["metrics"][name] for _, one in sorted(found.runs[arm].items())]
+
+    def dev(arm: str, place: int) -> list[float]:
+        return [one["curve"][place][1] for _, one in sorted(found.runs[arm].items())]
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    # Claim 2.
+    shares = [share for run in metric("arithmetic/sft-described", "weights/failure_share") for share in run]
+    assert (round(min(shares), 2), round(max(shares), 2)) == (0.66, 0.83)
+    assert all(share < 0.03 for run in metric("arithmetic/sft", "weights/failure_share") for share in run[1:])
+    paid = metric("arithmetic/sft-described", "reward/mean")
+    assert (round(mean([run[0] for run in paid]), 2), round(mean([run[-1] for run in paid]), 2)) == (0.33, 0.51)
+    ahead = [mean(dev("arithmetic/sft", i)) - mean(dev("arithmetic/reinforce", i)) for i in range(11)]
+    assert all(gap > 0 for gap in ahead[1:5])
+    assert all(gap < 0 for gap in ahead[6:])
+    # Claims 3 and 7.
+    assert (dev("webshop/sft", 1), dev("webshop/reinforce", 1)) == ([0.29, 0.42, 0.46], [0.64, 0.59, 0.63])
+    assert (sorted(dev("webshop/reinforce-schedule", 2))[::2], sorted(dev("webshop/reinforce", 2))[::2]) == (
+        [0.26, 0.30],
+        [0.72, 0.77],
+    )
+    assert [round(100 * run[0]) for run in metric("webshop/reinforce-schedule", "invalid")] == [75, 68, 77]
+    assert [round(100 * run[0]) for run in metric("webshop/reinforce", "invalid")] == [4, 8, 8]
+    # Claim 4: each seed ends below 1 %.
+    for arm in ("sft/shuffled", "sft/constant", "sft-described/shuffled", "sft-described/constant"):
+        assert all(one["after"]["success"] < 0.01 for one in found.runs[f"arithmetic/{arm}"].values())
+    # Claim 5, the sweep.
+    swept = {
+        job.plain["rate"]: data[job.key]["curve"][-1][1]
+        for job in work.sweep_jobs(book().arms["arithmetic/negative-only"])
+    }
+    assert (swept[1.0], swept[3.0]) == (0.83, 0.38)
+    # Claim 10: both at 94 % of dev.
+    assert [round(100 * mean(dev(f"arithmetic/{arm}", -1))) for arm in ("sft-steps", "sft-5")] == [94, 94]
+    # Claim 11: ways B and C at 100.
+    for way, seeds in (("reinforce", [51, 48, 82]), ("hybrid", [47, 39, 63])):
+        runs = found.runs[f"webshop-300/{way}_described"]
+        assert [round(100 * one["checkpoints"]["100"]["success"]) for _, one in sorted(runs.items())] == seeds
+    # Claim 12: nothing succeeds in the faulty shop.
+    for arm in ("reinforce", "sft", "astar_po"):
+        assert all(max(run) == 0 for run in metric(f"failed/{arm}", "train/success"))
+    for arm in ("reinforce", "astar_po"):
+        assert all(one["after"]["success"] < one["before"]["success"] for one in found.runs[f"failed/{arm}"].values())
+    shares = [share for run in metric("mended/sft", "weights/failure_share") for share in run]
+    assert (round(min(shares), 2), round(max(shares), 2)) == (0.66, 0.97)
+    # Claim 13.
+    assert [round(100 * run[-1]) for run in metric("waiting/reinforce", "invalid")] == [4, 1, 27]
+    assert all(0.06 < run[-1] <= 0.1 for run in metric("waiting/reinforce", "train/success"))
+    # Claim 14.
+    assert (round(mean(dev("arithmetic/lagging", 1)), 2), round(mean(dev("arithmetic/lagging", -1)), 2)) == (0.68, 0.26)
+
+
+def test_parts_that_are_said_to_stand_hold() -> None:
+    data = page.read_data(REPO / "docs" / "claims" / page.DATA)
+    found = {
+        (one.claim.number, place): finding
+        for one in page.judged(book(), data)[1]
+        for place, finding in enumerate(one.findings, 1)
+    }
+    for key in ((4, 6), (11, 17), (11, 18), (13, 1), (13, 2), (14, 1), (14, 2)):
+        assert found[key].outcome == "holds", key
+    # One number of seeds is said for several predictions.
+    assert words.closes(found[11, 4]) == words.closes(found[11, 5])
+    assert words.closes(found[12, 1]) == words.closes(found[12, 3]) == words.closes(found[12, 4])

@@ -9,7 +9,8 @@ Kinds of effect; shares between 0 and 1, all intervals 95 %:
     pass_at       first, second, k     chance that one of k sampled plays succeeds, less the other's; over seeds
     pass_gain     arm, k               that of an arm less the start's; over seeds
     at            arm, update          success at a checkpoint, over seeds and tasks (see `share_interval`)
-    half          arm                  share of the whole gain on dev that is made by half of the run; over seeds
+    half          arm                  share of the whole gain on dev that is made by half of the run; over those seeds
+                                       that gained anything, since a loss has no such share
     metric        arm, name, where     a metric of the journal: where is first, last (tenth of the run), mean or max
     metric_gap    first, second, name, where     that less another arm's, paired by seed
     ratio         ratio, first, second     signal-to-noise of one arm less another's, paired by draw
@@ -188,10 +189,16 @@ def _area(effect: Mapping[str, Any], one: Record) -> float:  # noqa: ARG001
     return float(under / (updates[-1] - updates[0]))
 
 
-def _half(effect: Mapping[str, Any], one: Record) -> float:  # noqa: ARG001
-    updates, success = zip(*one["curve"], strict=True)
-    middle = float(np.interp(updates[-1] / 2, updates, success))
-    return (middle - float(success[0])) / max(float(success[-1]) - float(success[0]), 1e-9)
+def _half(evidence: Evidence, effect: Mapping[str, Any]) -> Found:
+    arm = str(effect["arm"])
+    seeds, wanted = evidence.seeds(arm)
+    shares = []
+    for seed in seeds:
+        updates, success = zip(*evidence.runs[arm][seed]["curve"], strict=True)
+        gain = float(success[-1]) - float(success[0])
+        if gain > 0:
+            shares.append((float(np.interp(updates[-1] / 2, updates, success)) - float(success[0])) / gain)
+    return (seed_interval(shares) if len(shares) > 1 else None), len(shares), wanted
 
 
 def _pass_at(effect: Mapping[str, Any], one: Record) -> float:
@@ -235,7 +242,7 @@ KINDS: Mapping[str, Callable[[Evidence, Mapping[str, Any]], Found]] = {
     "gain": _gain,
     "difference": _difference,
     "area": _over_seeds(_area),
-    "half": _over_seeds(_half),
+    "half": _half,
     "pass_at": _over_seeds(_pass_at),
     "pass_gain": _over_seeds(_pass_at),
     "metric": _over_seeds(_metric),

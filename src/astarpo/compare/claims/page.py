@@ -12,6 +12,7 @@ from typing import Any
 from astarpo.compare.claims.definitions import HOME, Book, Check
 from astarpo.compare.claims.evidence import Evidence, Finding, Judged
 from astarpo.compare.claims.records import read_records, write_line
+from astarpo.compare.claims.words import effect, filled, number, percent, points
 from astarpo.compare.claims.work import chosen_rate, read_folder, sweep_jobs
 from astarpo.journal import write_atomically
 
@@ -82,10 +83,15 @@ def page(book: Book, records: Mapping[str, Mapping[str, Any]]) -> str:
     evidence, every = judged(book, records)
     parts = [
         (files(HOME) / "head.md").read_text("utf-8").strip(),
+    ]
+    # Words on the whole stand, like those on a claim, for the verdicts that they were written for.
+    if all(one.claim.reading_for == one.verdict for one in every):
+        parts.append(_filled_out((files(HOME) / "answer.md").read_text("utf-8"), evidence, every))
+    parts += [
         _summary(every),
         (files(HOME) / "method.md").read_text("utf-8").strip(),
     ]
-    parts += ["\n\n".join(_claim(one)) for one in every]
+    parts += ["\n\n".join(_claim(one, evidence, every)) for one in every]
     parts += ["## The runs", _arms(evidence), "## The sweep", _sweep(evidence)]
     if evidence.draws:
         parts += ["## Signal-to-noise", _ratios(evidence)]
@@ -116,14 +122,19 @@ def _anchor(one: Judged) -> str:
     return kept.replace(" ", "-")
 
 
-def _claim(one: Judged) -> Iterator[str]:
+def _filled_out(text: str, evidence: Evidence, every: Sequence[Judged]) -> str:
+    """Paragraphs with their figures, wrapped anew since a figure is not as long as its name."""
+    return "\n\n".join(_wrapped(filled(" ".join(one.split()), evidence, every)) for one in text.strip().split("\n\n"))
+
+
+def _claim(one: Judged, evidence: Evidence, every: Sequence[Judged]) -> Iterator[str]:
     claim = one.claim
     yield f"## {_heading(one)}"
     yield _wrapped(f"**{one.verdict.capitalize()}.** The claim: {claim.said}")
-    rows = [[f.check.what, _effect(f), _seeds(f), _bounds(f.check), _outcome(f)] for f in one.findings]
+    rows = [[f.check.what, effect(f), _seeds(f), _bounds(f.check), _outcome(f)] for f in one.findings]
     yield _table(["measured", "effect, 95 % interval", "runs", "holds if", ""], rows, "lrrll")
     if claim.reading and claim.reading_for == one.verdict:
-        yield _wrapped(claim.reading)
+        yield _filled_out(claim.reading, evidence, every)
     yield "\n".join(
         [
             _wrapped(f"- Rule: {claim.rule}", "  "),
@@ -140,22 +151,13 @@ def _outcome(finding: Finding) -> str:
     return said if check.decides else f"context: {said}"
 
 
-def _effect(finding: Finding) -> str:
-    found = finding.interval
-    if found is None:
-        return "not measured"
-    show = {"points": _points, "percent": _percent, "plain": _plain}[finding.check.unit]
-    unit = " %" if finding.check.unit == "percent" else ""
-    return f"{show(found.mean)}{unit} ({show(found.low)} to {show(found.high)}{unit})"
-
-
 def _seeds(finding: Finding) -> str:
     seen, wanted = finding.seeds
     return str(seen) if seen == wanted else f"{seen} of {wanted}"
 
 
 def _bounds(check: Check) -> str:
-    show = {"points": _points, "percent": _percent, "plain": _plain}[check.unit]
+    show = {"points": points, "percent": percent, "plain": number}[check.unit]
     if check.within is not None:
         return f"within {show(check.within[0])} to {show(check.within[1])}"
     said = f"above {show(check.holds_above or 0.0)}"
@@ -179,9 +181,9 @@ def _arms(evidence: Evidence) -> str:
                 f"`{name}`",
                 spec.words + ("" if rate == 1.0 else f"; rate × {rate:.2g}"),
                 str(len(runs)) if len(runs) == spec.seeds else f"{len(runs)} of {spec.seeds}",
-                f"{_percent(fmean(one['before']['success'] for one in runs))} %",
-                " ".join(_percent(one["after"]["success"]) for one in runs),
-                f"{_percent(fmean(p[str(largest)] for p in pass_at))} (k = {largest})" if largest > 1 else "",
+                f"{percent(fmean(one['before']['success'] for one in runs))} %",
+                " ".join(percent(one["after"]["success"]) for one in runs),
+                f"{percent(fmean(p[str(largest)] for p in pass_at))} (k = {largest})" if largest > 1 else "",
                 _last(runs, "entropy"),
                 f"{fmean(one['after']['turns'] for one in runs):.1f}",
                 f"{fmean(one['cpu_seconds'] for one in runs):.0f}"
@@ -204,7 +206,7 @@ def _sweep(evidence: Evidence) -> str:
         swept = [(job.plain["rate"], evidence.used.get(job.key)) for job in sweep_jobs(spec)]
         if any(one is not None for _, one in swept):
             rate = chosen_rate(evidence.book, spec, evidence.used)
-            cells = [f"× {r:.2g}: {'–' if one is None else _percent(one['curve'][-1][1])}" for r, one in sorted(swept)]
+            cells = [f"× {r:.2g}: {'–' if one is None else percent(one['curve'][-1][1])}" for r, one in sorted(swept)]
             rows.append([f"`{name}`", *cells, "" if rate is None else f"× {rate:.2g}"])
     return _table(["arm", "dev success, %", "", "", "chosen"], rows, "lllll") if rows else "None was run yet."
 
@@ -226,15 +228,3 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> s
 
 def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _plain(number: float) -> str:
-    return f"{number:.3g}".replace("-", "−")
