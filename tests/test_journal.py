@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,13 +160,29 @@ def test_a_last_line_cut_by_a_kill_is_left_out(tmp_path: Path, cut: int) -> None
     assert [line["update"] for line in read_metrics(tmp_path)] == list(range(5 if cut == 1 else 4))
 
 
-@pytest.mark.parametrize("damage", [b'{"update": 1, "lo\n', b"3\n", b'{"loss": 1}\n', b"\xff\xfe\x00\n"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"update": 1, "lo\n',
+        b"3\n",
+        b'{"loss": 1}\n',
+        b"\xff\xfe\x00\n",
+        b'{"update": 1e999}\n',
+        b"[" * 99_999 + b"\n",
+    ],
+)
 def test_damage_in_an_earlier_line_is_named(tmp_path: Path, damage: bytes) -> None:
     journal(tmp_path)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
     with pytest.raises(RunError, match=r"metrics\.jsonl line 3 is not the line of an update"):
+        read_metrics(tmp_path)
+
+
+def test_a_file_of_metrics_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read \(Is a directory\)"):
         read_metrics(tmp_path)
 
 
@@ -186,6 +203,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
         write_atomically(path, b"x" * 5000)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_whole_may_be_read_by_whom_the_user_lets_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "report.html", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "report.html").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_line_that_does_not_fit_is_told_and_the_lines_before_are_kept(tmp_path: Path) -> None:

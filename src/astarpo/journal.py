@@ -17,9 +17,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import tempfile
+import secrets
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -39,14 +39,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
+    # Temporary files of the system are for their owner alone, and a run may be shared: this one has the usual rights.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise RunError(_disk(path, error)) from error
@@ -115,29 +116,42 @@ def read_outcomes(folder: Path, when: Literal["before", "after"]) -> dict[str, t
         raise RunError(f"{path}, what was done on each held-out task, cannot be read ({error}).") from None
 
 
+def metric_lines(folder: Path) -> Iterator[dict[str, Any] | None]:
+    """The lines of metrics.jsonl from the first on; None for one that is not the line of an update.
+
+    Raises:
+        RunError: the file is there and cannot be read.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): it must be a file that you may read.") from error
+    for line in lines:
+        try:
+            read = json.loads(line)
+            yield {"update": int(read["update"]), **read}
+        # A number of 400 digits overflows, and brackets may be nested deeper than Python goes.
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            yield None
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl. A last line cut short by a kill is left out.
 
     Raises:
-        RunError: a line other than the last is damaged.
+        RunError: a line other than the last is damaged, or the file cannot be read.
     """
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines()
-    found: list[dict[str, Any]] = []
+    lines = list(metric_lines(folder))
+    if lines and lines[-1] is None:
+        del lines[-1]
     for number, line in enumerate(lines, start=1):
-        try:
-            read = json.loads(line)
-            found.append({"update": int(read["update"]), **read})
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                break
+        if line is None:
             raise RunError(
-                f"{path} line {number} is not the line of an update: the file was damaged after it was written; mend "
-                "or remove that line."
-            ) from error
-    return found
+                f"{folder / 'metrics.jsonl'} line {number} is not the line of an update: the file was damaged after it "
+                "was written; mend or remove that line."
+            )
+    return [line for line in lines if line is not None]
 
 
 def episode_line(episode: Episode) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_numbers_that_are_none_are_missing(tmp_path: Path) -> None:
         ("result.json", '{"after": {"success": "much"}}'),
         ("before.json", "[" * 100_000),
         ("settings.yaml", "a: [b"),
-        ("metrics.jsonl", "no\nnot this\n"),
+        ("metrics.jsonl", "no\nnot this\n{}\n"),
         ("values.sqlite", "what?" * 5000),
     ],
 )
@@ -70,6 +70,19 @@ def test_what_is_damaged_is_told_in_a_sentence_and_the_rest_is_read(tmp_path: Pa
     assert all(file in remark for remark in run.remarks)
     assert run.before is not None
     assert run.updates or file == "metrics.jsonl"
+
+
+def test_a_damaged_line_of_metrics_costs_that_line_alone(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", rising())
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"[]\n", *lines[4:6], b'{"update": 1e999}\n', *lines[7:]]))
+    run = read_run(folder)
+    assert run.updates == (1, 2, 3, 5, 6, 8, 9, 10)
+    assert run.remarks == (
+        f"{path}: 2 lines are not those of updates and were left out, the first of them line 4: the file was damaged "
+        "after it was written.",
+    )
 
 
 def test_a_run_of_another_version_and_what_is_no_run_are_refused(tmp_path: Path) -> None:

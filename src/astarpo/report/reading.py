@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from astarpo.errors import AstarpoError, RunError
-from astarpo.journal import RUN_VERSION, read_metrics
+from astarpo.journal import RUN_VERSION, metric_lines
 from astarpo.report.curve import smooth
 from astarpo.value_store import PlayResult, ValueKey
 from astarpo.value_summary import ValueSummary, summarise
@@ -161,7 +161,7 @@ def read_run(folder: Path) -> RunFacts:
     told = _Remarks()
     nothing: dict[str, Any] = {}
     settings = told(nothing, lambda: _settings(folder / "settings.yaml"))
-    lines = told(list[dict[str, Any]](), lambda: read_metrics(folder))
+    lines = told(list[dict[str, Any]](), lambda: _metrics(folder, told))
     evaluations = [line for line in lines if "evaluation" in line]
     dev = [told(None, partial(_evaluation, folder / "metrics.jsonl", line)) for line in evaluations]
     played = {int(line["update"]): line for line in lines if "evaluation" not in line}
@@ -276,6 +276,20 @@ def _end(path: Path, plain: Any, update: Any) -> Evaluated | None:
         return Evaluated.of(int(update), plain)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"the evaluation in {path} cannot be read ({type(error).__name__}: {error}).") from None
+
+
+def _metrics(folder: Path, told: _Remarks) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; those that are damaged are told of. The last one may be on its way."""
+    lines = list(metric_lines(folder))
+    damaged = [number for number, line in enumerate(lines[:-1], start=1) if line is None]
+    if damaged:
+        one = len(damaged) == 1
+        which = "1 line is not that of an update" if one else f"{len(damaged):,} lines are not those of updates"
+        told.remarks.append(
+            f"{folder / 'metrics.jsonl'}: {which} and {'was' if one else 'were'} left out, the first of them line "
+            f"{damaged[0]:,}: the file was damaged after it was written."
+        )
+    return [line for line in lines if line is not None]
 
 
 def _values(path: Path, settings: Mapping[str, Any]) -> Values | None:
