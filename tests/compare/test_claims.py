@@ -329,13 +329,19 @@ def test_every_claim_has_words_on_its_result_that_were_written_for_this_verdict(
         assert one.claim.reading_for == one.verdict, one.claim.number
 
 
-def test_words_written_for_another_verdict_are_left_out() -> None:
-    empty = page.page(book(), {})
-    assert "| **undecided** |" in empty
-    # Of claim 2, of claim 8, which is undecided without data as well, and of the whole.
-    assert "falls, narrowly" not in empty
-    assert "None of the three shows a difference: not measured points" in empty
-    assert 'works, REINFORCE does not": not here' not in empty
+def test_words_are_left_out_where_the_verdict_is_another_or_runs_are_missing() -> None:
+    data = page.read_data(REPO / "docs" / "claims" / page.DATA)
+    of_two, of_eight, of_all = "falls, narrowly", "shows a difference", 'does not": not here'
+
+    def shown(records: dict[str, dict[str, object]]) -> list[bool]:
+        written = page.page(book(), records)
+        return [words in written for words in (of_two, of_eight, of_all)]
+
+    assert shown(data) == [True, True, True]
+    # Without data claim 2 is undecided, and so is claim 8, for whose verdict its words were written.
+    assert shown({}) == [False, False, False]
+    kept = {key: one for key, one in data.items() if (one["arm"], one["number"]) != ("webshop/reinforce-bonuses", 2)}
+    assert shown(kept) == [True, False, False]
 
 
 def test_figures_in_words_are_those_of_the_records() -> None:

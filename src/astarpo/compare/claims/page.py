@@ -84,8 +84,7 @@ def page(book: Book, records: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [
         (files(HOME) / "head.md").read_text("utf-8").strip(),
     ]
-    # Words on the whole stand, like those on a claim, for the verdicts that they were written for.
-    if all(one.claim.reading_for == one.verdict for one in every):
+    if all(_read(one, evidence) for one in every):
         parts.append(_filled_out((files(HOME) / "answer.md").read_text("utf-8"), evidence, every))
     parts += [
         _summary(every),
@@ -122,6 +121,14 @@ def _anchor(one: Judged) -> str:
     return kept.replace(" ", "-")
 
 
+def _read(one: Judged, evidence: Evidence) -> bool:
+    """Whether the words on a claim hold: they were written for its verdict, and all of its runs are in."""
+    claim, arms, ratios = one.claim, evidence.book.arms, evidence.book.ratios
+    done = all(len(evidence.runs.get(arm, {})) == arms[arm].seeds for arm in claim.arms)
+    drawn = all(len(evidence.draws.get(name, {})) == ratios[name].draws for name in claim.ratios)
+    return bool(claim.reading) and claim.reading_for == one.verdict and done and drawn
+
+
 def _filled_out(text: str, evidence: Evidence, every: Sequence[Judged]) -> str:
     """Paragraphs with their figures, wrapped anew since a figure is not as long as its name."""
     return "\n\n".join(_wrapped(filled(" ".join(one.split()), evidence, every)) for one in text.strip().split("\n\n"))
@@ -133,7 +140,7 @@ def _claim(one: Judged, evidence: Evidence, every: Sequence[Judged]) -> Iterator
     yield _wrapped(f"**{one.verdict.capitalize()}.** The claim: {claim.said}")
     rows = [[f.check.what, effect(f), _seeds(f), _bounds(f.check), _outcome(f)] for f in one.findings]
     yield _table(["measured", "effect, 95 % interval", "runs", "holds if", ""], rows, "lrrll")
-    if claim.reading and claim.reading_for == one.verdict:
+    if _read(one, evidence):
         yield _filled_out(claim.reading, evidence, every)
     yield "\n".join(
         [
