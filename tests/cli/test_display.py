@@ -134,3 +134,8 @@ def test_the_verdict_claims_no_more_than_the_intervals_allow() -> None:
     assert verdict(low, high).startswith("Success rose from 10.0 % to 90.0 %")
     assert verdict(high, low).startswith("Success fell")
     assert "no difference" in verdict(low, middle)
+    # 5 against 13 of 20: the intervals overlap and that of the difference, 9.2 to 61.8 points, is above zero.
+    few, many = evaluation(0.25, 0.1119, 0.4687), evaluation(0.65, 0.4329, 0.8188)
+    assert verdict(few, many).startswith(
+        "Success rose from 25.0 % to 65.0 %, +40.0 points (95 % interval +9.2 to +61.8)"
+    )

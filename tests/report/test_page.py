@@ -16,8 +16,9 @@ from run_folders import HOSTILE, an_episode, rising, write_run
 
 from astarpo.errors import RunError
 from astarpo.report.page import comparison_page, report_page, write_report
+from astarpo.report.reading import read_run
 from astarpo.report.shown import harmless, shown_text
-from astarpo.report.verdict import gain
+from astarpo.report.verdict import comparison, gain
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,25 @@ def test_several_runs_are_compared_with_intervals_and_by_what_they_were_set_to(t
     assert "cannot be told from it" in page.select(".verdict")[0].get_text()
     differences = {row.select_one("th").get_text(): row for row in page.select(".differences tbody tr")}  # type: ignore[union-attr]
     assert list(differences) == ["seed"]
+
+
+def test_runs_on_different_tasks_are_not_ranked(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", rising(5), finished=True)
+    other = write_run(tmp_path / "other", rising(5), finished=True, environment={"name": "webshop"})
+    harder = write_run(tmp_path / "harder", rising(5), finished=True, environment={"name": "webshop", "products": 50})
+    said = comparison([read_run(one), read_run(other)], ["one", "other"])
+    assert said.headline == "These runs were evaluated on arithmetic and webshop: none can be said to end highest."
+    assert not any("Difference of the two" in sentence for sentence in said.more)
+    said = comparison([read_run(other), read_run(harder)], ["other", "harder"])
+    assert said.headline.startswith("other ends highest, at 80.0 %")
+    assert said.more[0] == "Their environments differ in products: beware, they may not have met the same tasks."
+    # What is trained on does not change what success is.
+    shaped = write_run(
+        tmp_path / "shaped", rising(5), finished=True, environment={"name": "webshop", "reward": "success"}
+    )
+    assert not any(
+        "beware" in sentence for sentence in comparison([read_run(other), read_run(shaped)], ["a", "b"]).more
+    )
 
 
 def test_the_interval_of_a_difference_is_newcombes() -> None:

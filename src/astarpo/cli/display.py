@@ -275,12 +275,10 @@ def _score_interval(one: Evaluation) -> str:
 
 def verdict(before: Evaluation, after: Evaluation) -> str:
     """What the two evaluations say about learning, no more than their intervals allow."""
-    change = f"from {percent(before.success)} to {percent(after.success)} (greedy, {after.n} held-out tasks)"
-    if after.success_low > before.success_high:
-        return f"Success rose {change}."
-    if after.success_high < before.success_low:
-        return f"Success fell {change}."
-    return f"Success went {change}; the intervals overlap, so this run shows no difference."
+    from astarpo.report.verdict import moved
+
+    said, _ = moved(before, after)
+    return f"{said} Greedy, {after.n} held-out tasks."
 
 
 def percent(share: float) -> str:

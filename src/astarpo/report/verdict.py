@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from astarpo.report.charts import percent
 from astarpo.report.reading import Evaluated, RunFacts
+from astarpo.report.shown import harmless
 
 Tone = Literal["better", "worse", "open"]
 
@@ -36,11 +37,27 @@ def verdict(run: RunFacts) -> Verdict:
     if len(run.dev) < 2:
         return Verdict("Not yet evaluated after training began.", "open", tuple(more))
     first, last = run.dev[0], run.dev[-1]
-    headline, tone = _moved(first, last)
+    headline, tone = moved(first, last)
     return Verdict(f"So far: {headline}", tone, (*more, _where(last, "dev")))
 
 
-def gain(before: Evaluated, after: Evaluated) -> tuple[float, float, float]:
+class Share(Protocol):
+    """A share of tasks solved with its Wilson interval."""
+
+    @property
+    def success(self) -> float:
+        """The share."""
+
+    @property
+    def success_low(self) -> float:
+        """Lower end."""
+
+    @property
+    def success_high(self) -> float:
+        """Upper end."""
+
+
+def gain(before: Share, after: Share) -> tuple[float, float, float]:
     """Difference of two shares with its 95 % interval, from the Wilson intervals of both (Newcombe 1998, method 10).
 
         d − √((p₂ − l₂)² + (u₁ − p₁)²)  to  d + √((u₂ − p₂)² + (p₁ − l₁)²)
@@ -69,6 +86,11 @@ def comparison(runs: Sequence[RunFacts], names: Sequence[str]) -> Verdict:
     done = [(name, run) for name, run in zip(names, runs, strict=True) if run.after is not None]
     if len(done) < 2:
         return Verdict("Fewer than two of these runs are finished: nothing can be compared yet.", "open", ())
+    seeds = "One seed a run says nothing of how much runs differ by chance: compare several seeds of each."
+    worlds = list(dict.fromkeys(harmless(run.environment[:60]) for _, run in done))
+    if len(worlds) > 1:
+        where = f"{', '.join(worlds[:-1])} and {worlds[-1]}"
+        return Verdict(f"These runs were evaluated on {where}: none can be said to end highest.", "open", (seeds,))
     ranked = sorted(done, key=lambda one: -(one[1].after.success if one[1].after else 0.0))
     (best, first), (second, other) = ranked[0], ranked[1]
     assert first.after is not None
@@ -79,23 +101,35 @@ def comparison(runs: Sequence[RunFacts], names: Sequence[str]) -> Verdict:
         headline += f", above {second}, at {percent(other.after.success)}, by more than these evaluations vary."
     else:
         headline += f"; {second}, at {percent(other.after.success)}, cannot be told from it by these evaluations."
-    more = [f"Difference of the two: {points(change)}."]
-    more.append("One seed a run says nothing of how much runs differ by chance: compare several seeds of each.")
-    worlds = {(run.environment, run.after.n if run.after else 0) for _, run in done}
-    if len(worlds) > 1:
-        more.insert(0, "These runs were evaluated on different environments or numbers of tasks: beware.")
+    more = [f"Difference of the two: {points(change)}.", seeds]
+    apart = _tasks_differ_in([run for _, run in done])
+    if apart:
+        more.insert(
+            0, f"Their environments differ in {', '.join(apart)}: beware, they may not have met the same tasks."
+        )
+    if len({run.after.n for _, run in done if run.after is not None}) > 1:
+        more.insert(0, "They were evaluated on different numbers of tasks: beware.")
     return Verdict(headline, "open", tuple(more))
 
 
+def _tasks_differ_in(runs: Sequence[RunFacts]) -> list[str]:
+    """Settings of the environment in which the runs differ; what is trained on changes no success."""
+    found = [run.settings.get("environment") for run in runs]
+    every = [one if isinstance(one, Mapping) else {} for one in found]
+    names = dict.fromkeys(str(name) for one in every for name in one if name != "reward")
+    return [harmless(name[:60]) for name in names if any(one.get(name) != every[0].get(name) for one in every)][:8]
+
+
 def _finished(before: Evaluated, after: Evaluated) -> Verdict:
-    headline, tone = _moved(before, after)
+    headline, tone = moved(before, after)
     more = [_where(after, "test")]
     if before.score is not None and after.score is not None:
         more.append(f"Score went from {before.score:.3f} to {after.score:.3f}.")
     return Verdict(headline, tone, tuple(more))
 
 
-def _moved(before: Evaluated, after: Evaluated) -> tuple[str, Tone]:
+def moved(before: Share, after: Share) -> tuple[str, Tone]:
+    """What two evaluations say about learning, no more than the interval of their difference allows."""
     change = gain(before, after)
     went = f"from {percent(before.success)} to {percent(after.success)}, {points(change)}"
     if change[1] > 0:
