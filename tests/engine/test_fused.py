@@ -111,6 +111,64 @@ def test_it_follows_the_weights() -> None:
         before = after
 
 
+class _Eager:
+    """Steps of all rows as `RecordedSteps` has them, run each time: nothing is recorded on a CPU.
+
+    Attributes:
+        table: what the last step read angles from; None once it was forgotten.
+    """
+
+    def __init__(self, forward: fused.FusedForward) -> None:
+        self._forward = forward
+        self.table: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forget(self) -> None:
+        self.table = None
+
+    def step(self, cache: SlotCache, ids: torch.Tensor, seen: int) -> torch.Tensor:
+        before = self._forward._turns
+        logits = self._forward._whole_step(cache, ids, torch.from_numpy(cache.lengths.copy()), seen)
+        # One that comes and goes while a step is recorded would be gone when it is replayed.
+        assert self._forward._turns is before
+        self.table = before
+        return logits
+
+
+def reads(recorded: _Eager) -> bool:
+    """Whether what was recorded would read the angles that there are."""
+    return recorded.table is not None and recorded.table is recorded._forward._turns
+
+
+def eager(forward: Any) -> _Eager:
+    forward._recorded = recorded = _Eager(forward)
+    return recorded
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("name", CLAIMED)
+def test_steps_of_all_rows_say_the_same_whoever_sits_out(name: str, whole: bool) -> None:
+    kind, given = CLAIMED[name]
+    own = HuggingFacePolicy(model(kind, **given), small_tokenizer(), rules=False, forward="fused")
+    expected = played(own, whole=whole)
+    eager(own.forward)
+    torch.testing.assert_close(played(own, whole=whole), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_recordings_are_forgotten_with_the_angles_that_they_read() -> None:
+    policy = small_policy()
+    recorded = eager(policy.forward)
+    one, other = (SlotCache(policy.layers, 1, policy.device) for _ in range(2))
+    with torch.inference_mode():
+        policy.forward.read(one, [0], [[40, 41]])
+        policy.forward.step(one, [0], torch.tensor([42]))
+        assert reads(recorded)
+        policy.forward.read(other, [0], [[40] * 100])
+        assert not reads(recorded)
+        for _ in range(300):
+            policy.forward.step(one, [0], torch.tensor([42]))
+            assert reads(recorded)
+
+
 def test_half_precision_is_run_and_within_its_rounding() -> None:
     own = model("qwen2", dtype=torch.bfloat16)
     ours = HuggingFacePolicy(own, small_tokenizer(), rules=False, forward="fused")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,35 @@ def test_recorded_steps_and_kernels_say_what_a_cpu_says(
     torch.testing.assert_close(played(policy, whole=whole).cpu(), expected, atol=2e-4, rtol=2e-4)
     half = played(on_gpu(kind, given, HALF), whole=whole)
     assert float((half.cpu() - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("width", [64, 80, 96, 128, 256])
+def test_attention_over_the_cache_takes_heads_of_any_width(width: int, dtype: torch.dtype) -> None:
+    if find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    kernels = import_module("astarpo.engine.kernels")
+    torch.manual_seed(0)
+    rows, heads, groups, positions = 3, 6, 2, 150
+    q = torch.randn(rows, heads, width, device="cuda", dtype=dtype)
+    keys, values = (torch.randn(rows, groups, positions, width, device="cuda", dtype=dtype) for _ in range(2))
+    position = torch.tensor([0, 77, 149], device="cuda")
+    found = kernels.attend(q, keys, values, position, positions, 0.1)
+    mask = (torch.arange(positions, device="cuda") <= position[:, None])[:, None, None]
+    asked, k, v = (one.float() for one in (q[:, :, None], keys, values))
+    expected = nn.functional.scaled_dot_product_attention(asked, k, v, mask, scale=0.1, enable_gqa=True)
+    assert apart(found, expected.flatten(1)) < (1e-5 if dtype == torch.float32 else 5e-3)
+
+
+def test_recordings_go_with_the_cache() -> None:
+    policy = on_gpu("qwen2", {})
+    recorded: Any = vars(policy.forward)["_recorded"]
+    slots = policy.open([(0,), (1,)])
+    slots.extend([0, 1], [[40, 41], [42]])
+    slots.reply([0, 1], 3, 1.0)
+    assert recorded._recordings
+    del slots
+    assert not recorded._recordings
 
 
 def test_recorded_steps_follow_the_weights_and_the_cache() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -262,6 +264,22 @@ def test_greedy_log_probs_are_those_at_temperature_one() -> None:
     assert nats.tolist() == pytest.approx(torch.log_softmax(logits, -1)[:, 1].tolist())
 
 
+def test_keys_are_given_back_with_the_last_who_holds_the_conversations() -> None:
+    policy = small_policy()
+    gc.collect()
+    gc.disable()
+    try:
+        slots = policy.open([(0,), (1,)])
+        slots.extend([0, 1], [[40, 41], [42]])
+        slots.reply([0, 1], 3, 1.0)
+        keys = weakref.ref(slots._cache.slot_layers[0].keys)
+        assert keys() is not None
+        del slots
+        assert keys() is None
+    finally:
+        gc.enable()
+
+
 class _Ahead:
     """A forward pass that wants its next step begun before it is known who goes on."""
 
@@ -292,6 +310,15 @@ def test_a_step_begun_before_it_is_known_who_goes_on_changes_nothing() -> None:
     for turn, again in zip(one, other, strict=True):
         assert [reply.ids for reply in turn] == [reply.ids for reply in again]
         torch.testing.assert_close([r.log_probs for r in turn], [r.log_probs for r in again], atol=1e-5, rtol=0)
+
+
+def test_looking_by_blocks_stays_among_the_words_where_probabilities_are_no_numbers() -> None:
+    p = torch.full((2, 700), 1 / 700)
+    p[0] = torch.nan
+    draw = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    found = invert_by_blocks(p, draw)
+    assert found[0] < 700
+    assert found[1] == 350
 
 
 @pytest.mark.parametrize("words", [7, 512, 1300])

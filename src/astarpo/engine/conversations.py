@@ -356,7 +356,8 @@ def _to_host(given: Tensor) -> tuple[Tensor, Callable[[], None]]:
     ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied = torch.empty(given.shape, dtype=given.dtype, pin_memory=True)
     copied.copy_(given, non_blocking=True)
-    ready.record()
+    # Without the stream it would be that of the first GPU, wherever the weights are.
+    ready.record(torch.cuda.current_stream(given.device))
     return copied, ready.synchronize
 
 
@@ -381,7 +382,8 @@ def invert_by_blocks(p: Tensor, draw: Tensor, block: int = 512) -> Tensor:
     inner = parts[torch.arange(len(p), device=p.device), which[:, 0]].cumsum(-1, dtype=torch.float64)
     rest = torch.minimum(target - (reach - sums).gather(1, which), short * inner[:, -1:]).clamp_(min=0.0)
     within = torch.searchsorted(inner, rest, right=True)
-    return (which * block + within)[:, 0]
+    # Probabilities that are no numbers must not lead beyond the last word: a GPU would never answer again.
+    return (which * block + within)[:, 0].clamp_(max=p.shape[1] - 1)
 
 
 def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:

@@ -231,6 +231,7 @@ class FusedForward:
         cache.reserve(int(cache.lengths.max()) + 1)
         every = len(at) == cache.rows
         if self._recorded is not None:
+            self._rotation(cache.capacity)
             some = torch.from_numpy(at).to(device)
             if not every:
                 ids = torch.zeros(cache.rows, dtype=ids.dtype, device=device).index_copy_(0, some, ids)
@@ -358,6 +359,9 @@ class FusedForward:
             every = torch.arange(positions, device=self._embed.device)[None]
             cos, sin = self._decoder.rotary_emb(self._embed[:1], every)
             self._turns = (cos[0, :, : self._width // 2].contiguous(), sin[0, :, : self._width // 2].contiguous())
+            if self._recorded is not None:
+                # They read the table that is given up here, though it be another cache that wants a longer one.
+                self._recorded.forget()
         return self._turns
 
     def _read_layer(self, layer: Any) -> _Layer:

@@ -13,8 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 64
-"""Positions of keys that are looked at together."""
+BLOCK_BYTES = 2**14
+"""Keys that are looked at together, and as many values; the compiler keeps up to four such blocks at hand.
+
+So it needs about 70 KiB: the smallest GPUs of Ampere's generation have 99 for a program, an H100 227.
+"""
 
 PROGRAMS = 1024
 """Rows' keys are split into parts until about so many programs run side by side: several for each multiprocessor."""
@@ -166,9 +169,10 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, position: Tensor, span: int,
     """
     (rows, heads, width), groups = q.shape, keys.shape[1]
     each = heads // groups
-    blocks = triton.cdiv(span, BLOCK)
+    block = _block(width, keys.element_size())
+    blocks = triton.cdiv(span, block)
     parts = max(1, min(triton.cdiv(PROGRAMS, rows * groups), blocks, PARTS))
-    size = triton.cdiv(blocks, parts) * BLOCK
+    size = triton.cdiv(blocks, parts) * block
     found = torch.empty((rows, heads, parts, width), dtype=torch.float32, device=q.device)
     largest, total = (torch.empty((rows, heads, parts), dtype=torch.float32, device=q.device) for _ in range(2))
     out = q.new_empty((rows, heads * width))
@@ -189,12 +193,18 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, position: Tensor, span: int,
         scale,
         EACH=each,
         M=max(16, triton.next_power_of_2(each)),
-        BLOCK=BLOCK,
+        BLOCK=block,
         num_warps=4,
         **padded,
     )
     _together[(rows, heads)](found, largest, total, out, heads, parts, S=triton.next_power_of_2(parts), **padded)
     return out
+
+
+def _block(width: int, each: int) -> int:
+    """Positions in `BLOCK_BYTES` for a head of `width` numbers of `each` bytes: 16 to 64."""
+    padded = max(16, int(triton.next_power_of_2(width)))
+    return max(16, min(64, BLOCK_BYTES // (padded * each)))
 
 
 @triton.jit

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +19,14 @@ from astarpo.engine.slots import SlotCache
 SPAN = 256
 """Positions that a recording spans are a multiple of this: fewer recordings against longer rows of attention."""
 
+LEAST_FREE = 1 / 16
+"""Share of the GPU's memory that must be free for a recording; where it is not, the allocator gives back what it keeps.
+
+While it records, the allocator takes new memory alone: what an update left with it would be out of reach.
+"""
+
 Step = Callable[[SlotCache, Tensor, Tensor, int], Tensor]
 """(cache, ids [rows], positions [rows], positions spanned) → logits [rows, V]."""
-
-
-@dataclass(frozen=True)
-class _Recording:
-    graph: torch.cuda.CUDAGraph
-    logits: Tensor
 
 
 class RecordedSteps:
@@ -42,12 +41,16 @@ class RecordedSteps:
         self._cache: weakref.ref[SlotCache] | None = None
         self._moved = -1
         self._ids = self._position = torch.empty(0)
-        self._recordings: dict[int, _Recording] = {}
+        self._logits: Tensor | None = None
+        self._recordings: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool: Any = None
 
     def forget(self) -> None:
         """Drop all recordings: weights or keys are elsewhere now."""
-        self._cache, self._recordings, self._pool = None, {}, None
+        self._cache, self._recordings, self._pool, self._logits = None, {}, None, None
+
+    def _gone(self, _: weakref.ref[SlotCache]) -> None:
+        self.forget()
 
     def step(self, cache: SlotCache, ids: Tensor, seen: int) -> Tensor:
         """Append `ids` [rows] at the rows' ends; see `Forward.step`.
@@ -57,7 +60,8 @@ class RecordedSteps:
         """
         if self._cache is None or self._cache() is not cache or self._moved != cache.moved:
             self.forget()
-            self._cache, self._moved = weakref.ref(cache), cache.moved
+            # What recordings hold, learning can use once the rollout is over.
+            self._cache, self._moved = weakref.ref(cache, self._gone), cache.moved
             self._ids = torch.zeros(cache.rows, dtype=torch.int64, device=cache.device)
             self._position = torch.zeros_like(self._ids)
             self._pool = torch.cuda.graph_pool_handle()
@@ -67,22 +71,31 @@ class RecordedSteps:
         recording = self._recordings.get(span)
         if recording is None:
             recording = self._recordings[span] = self._record(cache, span)
-        recording.graph.replay()
-        return recording.logits
+        recording.replay()
+        assert self._logits is not None
+        return self._logits
 
-    def _record(self, cache: SlotCache, span: int) -> _Recording:
+    def _record(self, cache: SlotCache, span: int) -> torch.cuda.CUDAGraph:
         # A first run outside the recording lets libraries set themselves up. It writes what the replay writes again.
         aside: Any = torch.cuda.Stream(cache.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(cache.device))
+        with torch.cuda.stream(aside):
+            found = self._step(cache, self._ids, self._position, span)
+        torch.cuda.synchronize(cache.device)
+        if self._logits is None:
+            # One for all recordings: each holding its own could come to gigabytes.
+            self._logits = torch.empty_like(found)
+        del found
+        # `torch.cuda.graph` would always empty the allocator's cache, which costs more than the recording.
+        free, whole = torch.cuda.mem_get_info(cache.device)
+        if free < LEAST_FREE * whole:
+            torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(aside):
-            self._step(cache, self._ids, self._position, span)
-            # `torch.cuda.graph` would empty the allocator's cache first, which costs more than the recording.
-            torch.cuda.synchronize(cache.device)
             graph.capture_begin(pool=self._pool)
             try:
-                logits = self._step(cache, self._ids, self._position, span)
+                self._logits.copy_(self._step(cache, self._ids, self._position, span))
             finally:
                 graph.capture_end()
         torch.cuda.current_stream(cache.device).wait_stream(aside)
-        return _Recording(graph, logits)
+        return graph

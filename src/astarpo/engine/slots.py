@@ -9,6 +9,7 @@ Lengths live on the host: no pass asks the device how long anything is.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,9 +33,17 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.owner = owner
+        # Held weakly: in a cycle, keys and values would outlive their rollout until Python looks for cycles.
+        self._owner = weakref.ref(owner)
         self.keys: Any = None
         self.values: Any = None
+
+    @property
+    def owner(self) -> SlotCache:
+        """The cache that this is a layer of."""
+        owner = self._owner()
+        assert owner is not None
+        return owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the owner's rows and capacity; [..., heads, q or nothing, head_dim] tells the rest."""

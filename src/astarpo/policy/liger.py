@@ -25,10 +25,13 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 def why_not(model: Any) -> str:
     """Why `attach` would not do; empty where it would."""
     kind = str(model.config.get_text_config().model_type)
-    if next(iter(model.parameters())).device.type != "cuda":
-        return "the model is not on a CUDA GPU"
     if kind not in FAMILIES:
         return f"a {kind} is none of {', '.join(FAMILIES)}"
+    # In sixteen bits another activation may come out as near as `attach` asks for.
+    if (activation := model.config.get_text_config().hidden_act) != "silu":
+        return f"its activation is {activation}, not silu"
+    if next(iter(model.parameters())).device.type != "cuda":
+        return "the model is not on a CUDA GPU"
     if find_spec("liger_kernel") is None:
         return "the package liger-kernel is not installed (pip install 'astarpo[liger]')"
     return ""

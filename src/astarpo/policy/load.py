@@ -77,6 +77,9 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
             f"{sorted(info['missing_keys'])[0]!r}; they are cut short or of another architecture."
         )
     device = _device(settings.device)
+    if device.type == "cuda" and device.index is not None:
+        # Triton launches on the current GPU, wherever its arguments are.
+        torch.cuda.set_device(device)
     rules = settings.rules if settings.rules is not None else not (ours or _says_embedded(Path(where)))
     if settings.quantize == "none":
         model.to(device)
