@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,3 +224,20 @@ def test_projections_that_are_more_than_a_matrix_are_left_to_transformers() -> N
     assert HuggingFacePolicy(own, small_tokenizer(), rules=False).unfused == (
         f"its projections are {__name__}.Adapted, not plain linear layers"
     )
+
+
+def test_what_triton_lacks_to_compile_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    policy = small_policy()
+    assert not any("Triton" in remark for remark in policy.remarks())
+    (tmp_path / "triton.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    why = f"Triton needs a C compiler, and there is no {tmp_path / 'cc'}"
+    assert fused.why_no_triton() == why
+    vars(policy.forward)["slower"] = why
+    assert f"PyTorch's own kernels play, which is slower than Triton's: {why}." in policy.remarks()
+    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert fused.why_no_triton() == f"Triton needs Python's header files, and there is no {tmp_path / 'Python.h'}"
+    (tmp_path / "Python.h").touch()
+    assert fused.why_no_triton() == ""

@@ -11,10 +11,14 @@ Which models it may run is tried, not believed: `build` compares its logits with
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +97,9 @@ class _Group:
 class FusedForward:
     """See the module. Made by `build`.
 
+    Attributes:
+        slower: why PyTorch's kernels are run on a GPU and not Triton's; empty where that is not so.
+
     Raises:
         Unfit: the model is of another shape.
     """
@@ -114,7 +121,8 @@ class FusedForward:
         self._layers: list[_Layer] = []
         on_gpu = next(model.parameters()).device.type == "cuda"
         self._recorded = RecordedSteps(self._whole_step) if on_gpu else None
-        self._kernels = _kernels() if on_gpu else None
+        self.slower = why_no_triton() if on_gpu else ""
+        self._kernels: Any = import_module("astarpo.engine.kernels") if on_gpu and not self.slower else None
         self.refresh()
 
     @property
@@ -443,11 +451,18 @@ def build(model: Any) -> FusedForward:
     return fused
 
 
-def _kernels() -> Any:
-    """The module of Triton kernels, or None where Triton is not."""
+def why_no_triton() -> str:
+    """What Triton lacks to compile a kernel on this machine; empty where it lacks nothing."""
     if find_spec("triton") is None:
-        return None
-    return import_module("astarpo.engine.kernels")
+        return "Triton is not installed"
+    # It looks for them in this way, and fails at the first launch where one is missing.
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(shutil.which(name) for name in compilers):
+        return f"Triton needs a C compiler, and there is no {' or '.join(compilers)}"
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not headers.is_file():
+        return f"Triton needs Python's header files, and there is no {headers}"
+    return ""
 
 
 def _check(model: Any, config: Any) -> None:

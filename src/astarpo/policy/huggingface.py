@@ -101,6 +101,8 @@ class HuggingFacePolicy:
         said = [*self._remarks]
         if self.unfused:
             said.append(f"transformers' own forward pass plays, which is slower than the fused one: {self.unfused}.")
+        if isinstance(self.forward, fused.FusedForward) and self.forward.slower:
+            said.append(f"PyTorch's own kernels play, which is slower than Triton's: {self.forward.slower}.")
         if self.traits.padded:
             said.append(f"episodes are padded where they are learned from, not laid end to end: {self.traits.padded}.")
         if not getattr(self.tokenizer, "chat_template", None):

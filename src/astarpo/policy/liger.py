@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from astarpo.engine.fused import why_no_triton
+
 FAMILIES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral"}
 """`config.model_type` of the models whose layers these kernels stand for, and what their classes' names begin with."""
 
@@ -34,7 +36,7 @@ def why_not(model: Any) -> str:
         return "the model is not on a CUDA GPU"
     if find_spec("liger_kernel") is None:
         return "the package liger-kernel is not installed (pip install 'astarpo[liger]')"
-    return ""
+    return why_no_triton()
 
 
 @torch.no_grad()
