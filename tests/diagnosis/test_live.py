@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from astarpo.cli import app
-from astarpo.diagnosis.live import Sentinel, sentinel
+from astarpo.diagnosis.live import RuleStopError, Sentinel, sentinel
 from astarpo.diagnosis.trl import DiagnosisCallback
 from astarpo.errors import RunError, SettingsError
 from astarpo.progress import Watch
@@ -64,6 +64,19 @@ def test_a_young_run_is_not_judged_by_what_time_may_mend(tmp_path: Path) -> None
 def test_a_critical_finding_stops_a_run_that_is_to_stop(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"stopped after update \d+ because .*--resume"):
         go_on(tmp_path, Sentinel(Ear(), tmp_path, stop_on="critical"), 1, 60, STUCK)
+
+
+def test_train_stops_by_the_rules_with_a_report_of_what_there_is(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    small = ["--rollout.tasks_per_update=2", "--algorithm.group_size=2", "--evaluation.every=0", "--evaluation.tasks=2"]
+    command = ["train", "arithmetic", "--control", "constant_reward", "--updates", "60", "--stop-on", "critical"]
+    run = CliRunner().invoke(app, [*command, *small, "--out", str(folder)])
+    assert isinstance(run.exception, RuleStopError)
+    assert str(run.exception).endswith(f"goes on all the same. The report of what there is: {folder / 'report.html'}.")
+    assert "The run is not finished" in (folder / "report.html").read_text("utf-8")
+    said = (folder / "notes.txt").read_text("utf-8").splitlines()
+    assert any(line.startswith("zero_variance:") for line in said)
+    assert len(set(said)) == len(said)
 
 
 def test_stop_on_takes_severities_alone(tmp_path: Path) -> None:

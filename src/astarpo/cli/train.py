@@ -141,7 +141,8 @@ def _finish(folder: Path, run: Run | None, updates: int | None, json: bool, stop
     """Train or resume, then say what came of it."""
     from astarpo import trainer
     from astarpo.cli.display import watching
-    from astarpo.diagnosis.live import sentinel
+    from astarpo.diagnosis.live import RuleStopError, sentinel
+    from astarpo.report.page import write_report
 
     try:
         with watching(quiet_stdout=json) as shown:
@@ -153,8 +154,9 @@ def _finish(folder: Path, run: Run | None, updates: int | None, json: bool, stop
     except KeyboardInterrupt:
         typer.echo(stopped(folder), err=True)
         raise typer.Exit(STOPPED) from None
+    except RuleStopError as error:
+        raise RuleStopError(f"{error} The report of what there is: {write_report([folder])}.") from None
     from astarpo.report.curve import draw
-    from astarpo.report.page import write_report
 
     picture, page = draw(folder), write_report([folder])
     if json:

@@ -72,6 +72,10 @@ def sentinel(watch: Watch, folder: Path, stop_on: str) -> Sentinel:
     raise SettingsError(f"--stop-on must be never, warning or critical, got {stop_on!r}: how bad ends the run.")
 
 
+class RuleStopError(RunError):
+    """A rule ended the run, as it was told to."""
+
+
 class Sentinel(Watch):
     """A watch that reads the run's folder every few updates, passes everything on, and warns.
 
@@ -106,7 +110,7 @@ class Sentinel(Watch):
         """Passed on; now and then the run is looked at.
 
         Raises:
-            RunError: something as severe as `stop_on` was found. What was trained is kept.
+            RuleStopError: something as severe as `stop_on` was found. The last checkpoint is kept.
         """
         self._watch.update(number, metrics)
         if number % self._every:
@@ -117,7 +121,7 @@ class Sentinel(Watch):
             self._watch.warn(sentence(finding))
         last = stops(new, self._stop_on)
         if last is not None:
-            raise RunError(
+            raise RuleStopError(
                 f"stopped after update {number} because {last.title} ({last.name}, {last.severity}): `astarpo diagnose "
                 f"{self._folder}` tells more; `astarpo train --resume {self._folder}` goes on all the same."
             )
