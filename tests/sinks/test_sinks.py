@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from astarpo import plugins
 from astarpo.errors import RunError, SettingsError
 from astarpo.progress import Watch
 from astarpo.sinks.base import Sink, Sinks, numbers
+from astarpo.sinks.mlflow import RETRIES, few_retries
 from astarpo.trainer import resume, train
 from small import small_run
 
@@ -116,3 +118,16 @@ def test_tensorboard_holds_what_metrics_hold(tmp_path: Path) -> None:
 def test_sinks_that_are_no_sinks_are_refused(small_model: Path, tmp_path: Path) -> None:
     with pytest.raises((SettingsError, RunError)):
         train(small_run(small_model, sinks=["small.Talk"]), tmp_path / "run")
+
+
+def test_mlflow_gives_up_soon_where_nobody_answers_unless_the_user_says_how_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(RETRIES, raising=False)
+    with few_retries():
+        assert os.environ[RETRIES] == "2"
+    assert RETRIES not in os.environ
+    monkeypatch.setenv(RETRIES, "9")
+    with few_retries():
+        assert os.environ[RETRIES] == "9"
+    assert os.environ[RETRIES] == "9"

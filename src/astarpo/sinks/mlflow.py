@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -12,6 +13,10 @@ from astarpo.sinks.base import PROJECT, Sink
 
 MOST, A_BATCH = 500, 100
 """Characters of a parameter, and parameters of one call; MLflow refuses more."""
+
+
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+"""MLflow's own variable."""
 
 
 class MLflow(Sink):
@@ -24,6 +29,10 @@ class MLflow(Sink):
         entities: Any = import_module("mlflow.entities")
         self._metric: Any = entities.Metric
         self._client: Any = import_module("mlflow.tracking").MlflowClient()
+        with few_retries():
+            self._begin(entities)
+
+    def _begin(self, entities: Any) -> None:
         known = self.remembered()
         if known is not None:
             self._id = known
@@ -47,6 +56,20 @@ class MLflow(Sink):
     def close(self) -> None:
         """Say that it is over."""
         self._client.set_terminated(self._id)
+
+
+@contextmanager
+def few_retries() -> Iterator[None]:
+    """Two retries, unless the user set a number. MLflow's own seven take minutes, in which a run would not begin, where
+    nobody answers."""
+    if RETRIES in os.environ:
+        yield
+        return
+    os.environ[RETRIES] = "2"
+    try:
+        yield
+    finally:
+        del os.environ[RETRIES]
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
