@@ -101,6 +101,32 @@ def test_no_report_is_wider_than_its_window_nor_runs_what_an_episode_says(
     page.close()
 
 
+def test_a_printed_report_has_all_charts_and_episodes_in_light(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    page = browser.new_page(viewport=DESK, color_scheme="dark")  # type: ignore[arg-type]
+    page.goto(write_report([folder], tmp_path / "report.html").as_uri())
+    expect(page.locator("#learning canvas")).to_be_visible()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark == "rgb(21, 25, 23)"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    expect(page.locator(".plot canvas")).to_have_count(page.locator(".plot").count())
+    panels = page.locator("article[role=tabpanel]")
+    expect(panels.locator("visible=true")).to_have_count(panels.count())
+    page.close()
+
+
+def test_a_comparison_names_a_diagnosis_within_the_width_of_a_desk(
+    browser: Browser, folder: Path, tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport=DESK)  # type: ignore[arg-type]
+    page.goto(write_report([folder, folder], tmp_path / "both.html").as_uri())
+    box = page.locator(".ends td.words").first.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] < DESK["width"]
+    assert box["width"] < 300
+    page.close()
+
+
 @pytest.fixture
 def address(folder: Path) -> Iterator[str]:
     listener = listen("127.0.0.1", 0)
