@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from astarpo.engine import fused
 from astarpo.engine.slots import SlotCache
 from astarpo.errors import SettingsError
+from astarpo.policy import adapters
 from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
 
@@ -224,6 +226,58 @@ def test_projections_that_are_more_than_a_matrix_are_left_to_transformers() -> N
     assert HuggingFacePolicy(own, small_tokenizer(), rules=False).unfused == (
         f"its projections are {__name__}.Adapted, not plain linear layers"
     )
+
+
+NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def learned(own: Any, names: Sequence[str], seed: int) -> None:
+    """Give the adapter of `own` some weights; attach it first where there is none."""
+    if not adapters.has_adapter(own):
+        adapters.attach(own, rank=3, alpha=5.0, target_modules=names)
+    rng = torch.Generator().manual_seed(seed)
+    for name, parameter in own.named_parameters():
+        if "lora_" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=rng) * 0.2)
+
+
+@pytest.mark.parametrize("names", [NAMES, ("q_proj", "v_proj", "down_proj"), ("k_proj", "up_proj")])
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama with biases and scaled angles"])
+def test_under_an_adapter_its_logits_are_those_of_transformers_and_follow_it(
+    name: str, copied: bool, names: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.setattr(fused, "COPIED_PARAMETERS", 10**9 if copied else 0)
+    kind, given = CLAIMED[name]
+    own = model(kind, **given)
+    learned(own, names, 0)
+    ours = HuggingFacePolicy(own, small_tokenizer(), rules=False, forward="fused")
+    theirs = HuggingFacePolicy(own, small_tokenizer(), rules=False, forward="transformers")
+    before = played(ours)
+    torch.testing.assert_close(before, played(theirs), atol=1e-5, rtol=1e-5)
+    learned(own, names, 1)
+    expected = played(theirs)
+    assert float((expected - before).abs().max()) > 1e-2
+    torch.testing.assert_close(played(ours), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_of_the_embeddings_is_left_to_transformers() -> None:
+    """It changes nothing at first, so no probe would find that it was forgotten."""
+    pytest.importorskip("peft")
+    own = model("llama")
+    adapters.attach(own, rank=2, alpha=2.0, target_modules=["embed_tokens"])
+    assert HuggingFacePolicy(own, small_tokenizer(), rules=False).unfused == (
+        "its embeddings are peft.tuners.lora.layer.Embedding, not a plain table"
+    )
+
+
+@pytest.mark.parametrize("given", [{"use_dora": True}, {"lora_bias": True}])
+def test_an_adapter_that_is_more_than_two_factors_is_left_to_transformers(given: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    own = model("qwen2")
+    own.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"], **given))
+    assert HuggingFacePolicy(own.eval(), small_tokenizer(), rules=False).forward.name == "transformers"
 
 
 def test_what_triton_lacks_to_compile_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

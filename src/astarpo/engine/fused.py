@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Attention of one layer, by its number: queries [N, heads, D], keys and values [N, groups, D] → [N, heads · D]."""
 
 
+Low = tuple[Tensor, Tensor]
+"""What an adapter adds to a product W x: the factors of B A x, A [r, in] and B [out, r], its scale in B."""
+
+
 @dataclass
 class _Layer:
     """Weights of one layer, [out, in] each; several where they are not copied side by side."""
@@ -63,12 +68,16 @@ class _Layer:
     second_norm: Tensor
     qkv: list[Tensor]
     qkv_bias: list[Tensor | None]
+    qkv_low: list[Low | None]
     out: Tensor
     out_bias: Tensor | None
+    out_low: Low | None
     gate_up: list[Tensor]
     gate_up_bias: list[Tensor | None]
+    gate_up_low: list[Low | None]
     down: Tensor
     down_bias: Tensor | None
+    down_low: Low | None
     q_norm: Tensor | None
     k_norm: Tensor | None
 
@@ -315,11 +324,13 @@ class FusedForward:
             if self._kernels is not None:
                 q, k, v = self._apart(normed, layer)
                 q, k = self._kernels.rotate(q, k, v, turns, position, row, slots.keys, slots.values)
-                x = _add(x, attend(number, q, k, v), layer.out, layer.out_bias)
-                gate, up = _halves(F.rms_norm(x, size, layer.second_norm, eps), layer.gate_up, layer.gate_up_bias)
-                x = _add(x, self._kernels.gated(gate, up), layer.down, layer.down_bias)
+                x = _add(x, attend(number, q, k, v), layer.out, layer.out_bias, layer.out_low)
+                gate, up = _halves(
+                    F.rms_norm(x, size, layer.second_norm, eps), layer.gate_up, layer.gate_up_bias, layer.gate_up_low
+                )
+                x = _add(x, self._kernels.gated(gate, up), layer.down, layer.down_bias, layer.down_low)
                 continue
-            qkv = _project(normed, layer.qkv, layer.qkv_bias)
+            qkv = _project(normed, layer.qkv, layer.qkv_bias, layer.qkv_low)
             qkv = qkv.view(len(x), -1, width)
             qk = qkv[:, :both]
             if layer.q_norm is not None and layer.k_norm is not None:
@@ -336,18 +347,18 @@ class FusedForward:
             torch.mul(two, cos, out=turned[..., width // 2 :]).addcmul_(one, sin)
             q, k, v = turned[:, :heads], turned[:, heads:], qkv[:, both:]
             slots.keys[row, :, position], slots.values[row, :, position] = k, v
-            x = _add(x, attend(number, q, k, v), layer.out, layer.out_bias)
-            gate, up = _project(F.rms_norm(x, size, layer.second_norm, eps), layer.gate_up, layer.gate_up_bias).chunk(
-                2, -1
-            )
-            x = _add(x, F.silu(gate).mul_(up), layer.down, layer.down_bias)
+            x = _add(x, attend(number, q, k, v), layer.out, layer.out_bias, layer.out_low)
+            gate, up = _project(
+                F.rms_norm(x, size, layer.second_norm, eps), layer.gate_up, layer.gate_up_bias, layer.gate_up_low
+            ).chunk(2, -1)
+            x = _add(x, F.silu(gate).mul_(up), layer.down, layer.down_bias, layer.down_low)
         if last is not None:
             x = x[last]
         return F.linear(F.rms_norm(x, size, self._norm, eps), self._head, self._head_bias).float()
 
     def _apart(self, x: Tensor, layer: _Layer) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [N, heads, D], keys and values [N, groups, D] of `x` [N, h], not turned; views of products."""
-        found = [F.linear(x, weight, bias) for weight, bias in zip(layer.qkv, layer.qkv_bias, strict=True)]
+        found = _products(x, layer.qkv, layer.qkv_bias, layer.qkv_low)
         sizes, groups, n = [self._heads, self._groups, self._groups], self._groups, len(x)
         if len(found) == 1:
             q, k, v = torch.split(found[0].view(n, -1, self._width), sizes, 1)
@@ -375,34 +386,42 @@ class FusedForward:
     def _read_layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         if self._kernels is None or self._copied:
-            qkv, qkv_bias = self._beside(attention.q_proj, attention.k_proj, attention.v_proj)
+            qkv, qkv_bias, qkv_low = self._beside(attention.q_proj, attention.k_proj, attention.v_proj)
         else:
             # Those of keys and values are small, and a product of its own for each would be slower than the copies.
-            qkv, qkv_bias = [attention.q_proj.weight.detach()], [attention.q_proj.bias]
-            weights, biases = self._beside(attention.k_proj, attention.v_proj, copied=True)
-            qkv, qkv_bias = qkv + weights, qkv_bias + biases
-        gate_up, gate_up_bias = self._beside(mlp.gate_proj, mlp.up_proj)
+            qkv, qkv_bias, qkv_low = self._beside(attention.q_proj)
+            weights, biases, lows = self._beside(attention.k_proj, attention.v_proj, copied=True)
+            qkv, qkv_bias, qkv_low = qkv + weights, qkv_bias + biases, qkv_low + lows
+        gate_up, gate_up_bias, gate_up_low = self._beside(mlp.gate_proj, mlp.up_proj)
         return _Layer(
             layer.input_layernorm.weight.detach(),
             layer.post_attention_layernorm.weight.detach(),
             qkv,
             qkv_bias,
+            qkv_low,
             attention.o_proj.weight.detach(),
             attention.o_proj.bias,
+            _low(attention.o_proj),
             gate_up,
             gate_up_bias,
+            gate_up_low,
             mlp.down_proj.weight.detach(),
             mlp.down_proj.bias,
+            _low(mlp.down_proj),
             attention.q_norm.weight.detach() if hasattr(attention, "q_norm") else None,
             attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
         )
 
-    def _beside(self, *linear: nn.Linear, copied: bool = False) -> tuple[list[Tensor], list[Tensor | None]]:
+    def _beside(
+        self, *linear: nn.Linear, copied: bool = False
+    ) -> tuple[list[Tensor], list[Tensor | None], list[Low | None]]:
         weights = [one.weight.detach() for one in linear]
         biases = [one.bias for one in linear]
+        lows = [_low(one) for one in linear]
         if not (self._copied or copied):
-            return weights, list(biases)
-        return [torch.cat(weights)], [None if biases[0] is None else torch.cat([b.detach() for b in biases])]
+            return weights, list(biases), lows
+        bias = None if biases[0] is None else torch.cat([b.detach() for b in biases])
+        return [torch.cat(weights)], [bias], [_low_beside(weights, lows)]
 
 
 def alike(seen: NDArray[np.int64], counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -482,23 +501,69 @@ def _check(model: Any, config: Any) -> None:
     attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
     parts = [getattr(layer.self_attn, name) for layer in decoder.layers for name in attention]
     parts += [getattr(layer.mlp, name) for layer in decoder.layers for name in mlp]
-    other = [type(part) for part in (*parts, model.get_output_embeddings()) if type(part) is not nn.Linear]
+    other = [type(part) for part in parts if type(part) is not nn.Linear and not _adapted(part)]
+    other += [type(head) for head in (model.get_output_embeddings(),) if type(head) is not nn.Linear]
+    embeddings = type(decoder.embed_tokens)
+    if embeddings is not nn.Embedding:
+        raise Unfit(f"its embeddings are {embeddings.__module__}.{embeddings.__name__}, not a plain table")
     if other:
         raise Unfit(f"its projections are {other[0].__module__}.{other[0].__name__}, not plain linear layers")
 
 
-def _project(x: Tensor, weights: list[Tensor], biases: list[Tensor | None]) -> Tensor:
-    if len(weights) == 1:
-        return F.linear(x, weights[0], biases[0])
-    return torch.cat([F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)], -1)
+def _adapted(part: Any) -> bool:
+    """Whether `part` is a plain linear layer under one LoRA of peft's that adds a product of two factors, no more."""
+    peft: Any = sys.modules.get("peft.tuners.lora.layer")
+    if peft is None or type(part) is not peft.Linear or type(part.get_base_layer()) is not nn.Linear:
+        return False
+    if part.merged or part.disable_adapters or part.fan_in_fan_out or len(part.active_adapters) != 1:
+        return False
+    (name,) = part.active_adapters
+    return name in part.lora_A and name not in part.lora_variant and part.lora_B[name].bias is None
 
 
-def _halves(x: Tensor, weights: list[Tensor], biases: list[Tensor | None]) -> tuple[Tensor, Tensor]:
-    found = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+def _low(part: Any) -> Low | None:
+    """What an adapter adds to the product with `part`, in the precision of its weights; None where it has none."""
+    if type(part) is nn.Linear:
+        return None
+    (name,) = part.active_adapters
+    down, up, dtype = part.lora_A[name].weight.detach(), part.lora_B[name].weight.detach(), part.weight.dtype
+    return down.to(dtype), (up * part.scaling[name]).to(dtype)
+
+
+def _low_beside(weights: list[Tensor], lows: list[Low | None]) -> Low | None:
+    """`lows` of products with `weights` as what is added to their product side by side."""
+    there = [low[0] for low in lows if low is not None]
+    if not there:
+        return None
+    ups = [
+        weight.new_zeros((len(weight), 0)) if low is None else low[1] for weight, low in zip(weights, lows, strict=True)
+    ]
+    return torch.cat(there), torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+
+
+def _products(x: Tensor, weights: list[Tensor], biases: list[Tensor | None], lows: list[Low | None]) -> list[Tensor]:
+    found = []
+    for weight, bias, low in zip(weights, biases, lows, strict=True):
+        y = F.linear(x, weight, bias)
+        found.append(y if low is None else torch.addmm(y, F.linear(x, low[0]), low[1].t()))
+    return found
+
+
+def _project(x: Tensor, weights: list[Tensor], biases: list[Tensor | None], lows: list[Low | None]) -> Tensor:
+    found = _products(x, weights, biases, lows)
+    return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
+def _halves(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor | None], lows: list[Low | None]
+) -> tuple[Tensor, Tensor]:
+    found = _products(x, weights, biases, lows)
     one, other = found[0].chunk(2, -1) if len(found) == 1 else found
     return one, other
 
 
-def _add(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _add(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, low: Low | None) -> Tensor:
     out = torch.addmm(x, y, weight.t())
+    if low is not None:
+        out = torch.addmm(out, F.linear(y, low[0]), low[1].t())
     return out if bias is None else out + bias
