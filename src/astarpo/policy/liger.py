@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from astarpo.engine.fused import why_no_triton
+from astarpo.engine.fused import TOLERANCE, why_no_triton
 
 FAMILIES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral"}
 """`config.model_type` of the models whose layers these kernels stand for, and what their classes' names begin with."""
-
-TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference from the model's own logits, relative to the largest of them, at which the kernels stay."""
 
 
 def why_not(model: Any) -> str:
