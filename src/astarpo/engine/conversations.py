@@ -277,9 +277,9 @@ class Slots:
             going_on = set(kept)
             places = [place for place, k in enumerate(on) if k in going_on]
             self._cache.lengths[[rows[k] for k in on if k not in going_on]] -= 1
-            if kept and len(places) < len(on):
-                following = following[torch.tensor(places, device=following.device)]
             if kept:
+                if len(places) < len(on):
+                    following = following[torch.tensor(places, device=following.device)]
                 self._keep([rows[k] for k in kept], following)
         elif kept:
             if ended:
