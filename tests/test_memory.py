@@ -91,6 +91,12 @@ def test_the_kv_cache_has_the_bytes_that_are_said(width: int, tokens: int) -> No
     assert tokens <= cache.capacity <= max(memory.room(tokens), slots.FIRST_POSITIONS)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_rollout_counts_the_bytes_of_a_token_as_the_plan_does(width: int) -> None:
+    of = shape()
+    assert slots.position_bytes(learner(of, width).model) == memory.kv_bytes(of, 1, 1, width)
+
+
 def kept(of: Shape, width: int, batch: int, tokens: int, *, checkpointing: bool) -> int:
     """Bytes of all tensors that the decoder's forward pass keeps for its backward pass, parameters aside."""
     model: Any = Qwen2ForCausalLM(config(of))

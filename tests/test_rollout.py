@@ -155,6 +155,36 @@ def test_an_episode_does_not_depend_on_what_is_played_beside_it(slots: int) -> N
     assert told(alone) == told(together[5:6])
 
 
+@pytest.mark.parametrize(
+    ("position", "slots"),
+    # 100 tokens at most, so room for 150: 256 MiB are 1,789,569 bytes a token, by slots 13,981 of 128 and 6,990 of 256.
+    [(0, 64), (1_000_000, 64), (13_982, 64), (13_981, 128), (6_991, 128), (6_990, 256), (1, 256)],
+)
+def test_more_episodes_are_in_flight_where_their_keys_are_small(position: int, slots: int) -> None:
+    limits = RolloutSettings.parse({"reply_tokens": 20, "episode_tokens": 81})
+    assert limits.in_flight(position) == slots
+    assert RolloutSettings.parse({**limits.model_dump(), "slots": 5}).in_flight(position) == 5
+
+
+class Counted(HuggingFacePolicy):
+    """Notes how many conversations are opened at once."""
+
+    opened = 0
+
+    def open(self, keys: Any) -> Any:
+        self.opened = len(keys)
+        return super().open(keys)
+
+
+@pytest.mark.parametrize(("limits", "opened"), [({}, 150), ({"slots": 7}, 7), ({"episode_tokens": 40_000}, 64)])
+def test_a_rollout_opens_as_many_conversations_as_are_in_flight(limits: dict[str, Any], opened: int) -> None:
+    base = small_policy(stops=STOPS)
+    base.model.config.max_position_embeddings = 100_000
+    policy = Counted(base.model, base.tokenizer, rules=False, name="counted")
+    play(["answered/1"] * 150, policy=policy, **limits)
+    assert policy.opened == opened
+
+
 def test_attempts_updates_and_seeds_draw_differently() -> None:
     def said(episodes: list[Episode]) -> set[tuple[int, ...]]:
         return {episode.turns[0].reply.ids for episode in episodes}

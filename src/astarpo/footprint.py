@@ -218,7 +218,7 @@ def footprint(run: Run, shape: Shape) -> Footprint:
     rank = run.policy.lora.rank
     learning = shape.adapter(rank) if rank else shape.parameters
     episodes = run.rollout.tasks_per_update * run.algorithm.group_size
-    terms = (*_kept(run, shape, learning), *_playing(run, shape, episodes), *_learning(run, shape, learning))
+    terms = (*_kept(run, shape, learning), *_playing(run, shape), *_learning(run, shape, learning))
     tokens = episodes * run.rollout.longest
     return Footprint(run.policy.model, shape.parameters, learning, terms, episodes, tokens, _beside(run, shape))
 
@@ -301,11 +301,19 @@ def _vllm_episode(run: Run, shape: Shape) -> int:
     return memory.kv_bytes(shape, 1, run.rollout.longest, _vllm_width(run))
 
 
-def _playing(run: Run, shape: Shape, episodes: int) -> Iterator[Term]:
+def in_flight(run: Run, shape: Shape) -> int:
+    """Episodes that `run` plays at once where it plays most: in an update, in stage 1 or when it is evaluated."""
+    most = max(run.rollout.tasks_per_update * run.algorithm.group_size, run.evaluation.tasks)
+    if plays_reference(run):
+        most = max(most, run.values.batch)
+    return min(most, run.rollout.in_flight(memory.kv_bytes(shape, 1, 1, _width(run))))
+
+
+def _playing(run: Run, shape: Shape) -> Iterator[Term]:
     """What episodes under way take."""
     if run.rollout.backend == "vllm":
         return
-    width, rows, longest = _width(run), min(episodes, run.rollout.slots), run.rollout.longest
+    width, rows, longest = _width(run), in_flight(run, shape), run.rollout.longest
     positions = memory.room(longest)
     yield Term(
         "KV cache",
@@ -452,7 +460,7 @@ def _rungs(run: Run, shape: Shape) -> Iterator[_Rung]:
     while tokens > run.rollout.longest:
         tokens = max(tokens // 2, run.rollout.longest)
         yield _Rung(_MICROBATCH, str(tokens))
-    slots, fewer = min(run.rollout.slots, run.rollout.tasks_per_update * run.algorithm.group_size), list[_Rung]()
+    slots, fewer = in_flight(run, shape), list[_Rung]()
     while slots > FEWEST_SLOTS:
         slots //= 2
         fewer.append(_Rung("rollout.slots", str(slots)))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from astarpo.engine.slots import position_bytes
 from astarpo.environments.base import Environment, EnvironmentSettings, Task, solved
 from astarpo.environments.rewards import RewardMode
 from astarpo.errors import AstarpoError, EnvironmentContractError, SettingsError
@@ -68,7 +69,7 @@ def collect(
 ) -> list[Episode]:
     """Play `plays` and return their episodes in the same order.
 
-    `rollout.slots` are in flight at once; where one ends, the next begins. An episode whose reply has ended reads on
+    As many as `rollout.in_flight` at once; where one ends, the next begins. An episode whose reply has ended reads on
     while others still speak.
 
     Args:
@@ -90,7 +91,7 @@ def collect(
         return []
     table = _Table(policy, environment, rollout)
     began, in_environment = time.perf_counter(), 0.0
-    size = min(len(plays), rollout.slots)
+    size = min(len(plays), rollout.in_flight(position_bytes(policy.model)))
     conversations = policy.open([play.seed() for play in plays[:size]])
     waiting = iter(enumerate(plays))
     free = list(range(size))[::-1]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from astarpo import plugins
+from astarpo import memory, plugins
 from astarpo.algorithms.base import Algorithm, AlgorithmSettings
 from astarpo.budget import BudgetSettings
 from astarpo.curriculum.base import Curriculum, CurriculumSettings
@@ -122,16 +122,25 @@ class PolicySettings(Settings):
         return self
 
 
+USUAL_SLOTS, MOST_SLOTS = 64, 256
+"""Episodes in flight where nothing is set: so many are always, and no more than so many ever."""
+
+SLOT_BYTES = 256 * 2**20
+"""Keys and values that more than the usual episodes in flight may take together. Steps over many rows cost less for
+each; on WebShop, whose 64 take 212 MB, more than 64 gained nothing."""
+
+
 class RolloutSettings(Settings):
     """How many episodes an update plays, and their limits."""
 
     tasks_per_update: int = Field(8, ge=1, le=65536, description="distinct tasks in one update")
-    slots: int = Field(
-        64,
+    slots: int | None = Field(
+        None,
         ge=1,
         le=65536,
         description="episodes in flight at once: where one ends, the next begins. What an episode says does not depend "
-        "on it; the memory for keys and values does",
+        "on it; the memory for keys and values does. Unset: 64, or 128 or 256 where keys and values of so many take no "
+        "more than 256 MiB",
     )
     reply_tokens: int = Field(
         32, ge=1, le=65536, description="tokens after which one reply is cut and the episode ends"
@@ -225,6 +234,15 @@ class RolloutSettings(Settings):
                 "turns to text, or rollout.history to window."
             )
         return self
+
+    def in_flight(self, position: int) -> int:
+        """Episodes in flight at once, where keys and values of one token take `position` bytes; 0 where unknown."""
+        if self.slots is not None:
+            return self.slots
+        found = USUAL_SLOTS
+        while position and 2 * found <= MOST_SLOTS and 2 * found * memory.room(self.longest) * position <= SLOT_BYTES:
+            found *= 2
+        return found
 
     def overlong(self, said: int) -> float:
         """Penalty of an episode in which the policy said `said` tokens, reward units, 0 or more.

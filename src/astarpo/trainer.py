@@ -21,6 +21,7 @@ from astarpo.checkpoint import Checkpoints, Restored, check_version, is_run, mar
 from astarpo.collapse import collapse_metrics
 from astarpo.collate import collate
 from astarpo.controls import LOUD, controlled
+from astarpo.engine.slots import position_bytes
 from astarpo.errors import AstarpoError, RunError
 from astarpo.evaluate import Evaluation, evaluate
 from astarpo.filters import filtered
@@ -299,9 +300,10 @@ class Trainer:
         try:
             yield
         except torch.OutOfMemoryError as error:
+            slots = self.run.rollout.in_flight(position_bytes(self.policy.model))
             raise RunError(
                 "the GPU's memory did not do for playing; any checkpoint is intact, so lower rollout.slots (now "
-                f"{self.run.rollout.slots}), which holds fewer conversations, or rollout.episode_tokens (now "
+                f"{slots}), which holds fewer conversations, or rollout.episode_tokens (now "
                 f"{self.run.rollout.episode_tokens}), which holds shorter ones, and resume."
             ) from error
 

@@ -25,6 +25,22 @@ Growing copies all that is there; room that stays empty costs page faults, once 
 """
 
 
+def position_bytes(model: Any) -> int:
+    """Bytes of keys and values of one token in all layers of `model`; 0 where there is none, or its config tells not.
+
+    `astarpo.memory.kv_bytes` says the same of its shape.
+    """
+    if model is None:
+        return 0
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return 0
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * config.num_hidden_layers * groups * width * model.dtype.itemsize)
+
+
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer: [rows, heads, positions, head_dim]; allocated on first use, grown by half."""
 
