@@ -177,10 +177,11 @@ def play(case: Case, seed: int, out: Path) -> None:
             "per_device_eval_batch_size": 64,
             "num_generations_eval": 1,
         }
+    rewards: list[Any] = [*case.rewards]
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(folder),
-        reward_funcs=[*case.rewards],
+        reward_funcs=rewards,
         args=GRPOConfig(**usual | dict(case.over)),
         train_dataset=rows("train", case.tasks),
         eval_dataset=rows("dev", 192) if case.held_out else None,

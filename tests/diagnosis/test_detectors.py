@@ -13,6 +13,7 @@ import pytest
 from astarpo.diagnosis import thresholds
 from astarpo.diagnosis.evidence import Builder, Evidence, HeldOut, Played, ReferencePlays
 from astarpo.diagnosis.findings import LAYERS, Clear, Finding, Unable, detectors
+from astarpo.diagnosis.trends import difference_interval
 from astarpo.diagnosis.verdict import diagnose
 from astarpo.types import Ended, Episode, Reply, Step, Turn
 
@@ -103,6 +104,16 @@ UNEVEN = batch(lambda i: episode(f"t{i // 4}", reward=1e-6 * i))
 
 KL = np.abs(RNG.normal(0.01, 0.003, N))
 HIGHEST = {f"t{i}": (1.0, 0.0, 0.0, 0.0) for i in range(16)}
+LAGGING = {"rollout": {"sync_every": 10}, "algorithm": {"importance": "none"}}
+ROSE_AND_FELL = (0.22, 0.61, 0.70, 0.75, 0.75, 0.65, 0.56, 0.53, 0.42, 0.47, 0.57)
+"""Greedy success on 100 dev tasks, every ten updates: a lagging run of `astarpo claims`, 22 % to 68 % on test."""
+
+
+def on_dev(values: Sequence[float], n: int | None = 100) -> tuple[HeldOut, ...]:
+    """Evaluations every ten updates."""
+    return tuple(HeldOut(10 * i, value, n, split="dev") for i, value in enumerate(values))
+
+
 MOSTLY_LOST = batch(lambda i: episode(f"t{i % 16}", reward=float(i < 3), success=i < 3), 64)
 
 FAULTS: list[tuple[str, Evidence]] = [
@@ -211,6 +222,16 @@ FAULTS: list[tuple[str, Evidence]] = [
         "best_of_many",
         replace(evidence(STUCK), held_out=tuple(HeldOut(n, s, 100) for n, s in ((10, 0.2), (20, 0.5), (60, 0.2)))),
     ),
+    ("fell_back", replace(evidence({"success": RISING}), held_out=on_dev(ROSE_AND_FELL))),
+    ("fell_back", evidence({"success": np.concatenate([RISING, np.full(20, 0.5)])})),
+    (
+        "stale_samples",
+        replace(
+            evidence({"success": RISING, "lag/mean": np.full(N, 0.2)}, settings=LAGGING),
+            held_out=on_dev(ROSE_AND_FELL),
+        ),
+    ),
+    ("stale_samples", evidence(STUCK | {"lag/mean": np.full(N, 0.2)}, settings=LAGGING)),
 ]
 
 
@@ -228,6 +249,22 @@ def test_a_fault_is_found_by_its_detector(name: str, seen: Evidence) -> None:
 
 GAINING = {"success": RISING, "reward": RISING}
 HEALTHY: list[tuple[str, Evidence]] = [
+    # Four points of 96 %, which the best of six levels loses by chance.
+    ("fell_back", replace(evidence(GAINING), held_out=on_dev((0.2, 0.8, 0.97, 0.96, 0.96, 0.96, 0.95, 0.93, 0.92)))),
+    # One good figure among bad ones is no level.
+    ("fell_back", replace(evidence(GAINING), held_out=on_dev((0.2, 0.5, 0.75, 0.5, 0.52, 0.5, 0.51, 0.5)))),
+    # A curriculum that goes on to harder tasks lowers success in training.
+    (
+        "fell_back",
+        evidence(
+            {"success": np.concatenate([RISING, np.full(20, 0.4)])}, settings={"curriculum": {"name": "schedule"}}
+        ),
+    ),
+    # What corrects the lag learns all the same.
+    (
+        "stale_samples",
+        evidence(GAINING | {"lag/mean": np.full(N, 0.2)}, [(0, 0.1, 500), (N, 0.6, 500)], settings=LAGGING),
+    ),
     ("silent_update", evidence({"grad_norm": np.zeros(N), "zero_std": np.ones(N)})),
     ("repeated_lines", evidence({"loss": np.zeros(N), "reward": RISING, "entropy": RISING})),
     ("sampler_mismatch", evidence({"mismatch/log_prob": np.full(N, 0.02)})),
@@ -318,6 +355,34 @@ def test_a_run_that_gained_gets_a_clean_bill_with_what_could_not_be_checked() ->
     assert found.checked
     assert found.could_not_check
     assert "500" in found.summary
+
+
+def test_a_run_that_rose_and_fell_has_no_clean_bill_though_it_gained() -> None:
+    seen = replace(
+        evidence({"success": RISING, "reward": RISING}),
+        held_out=(HeldOut(0, 0.22, 300, split="test"), *on_dev(ROSE_AND_FELL), HeldOut(100, 0.68, 300, split="test")),
+    )
+    found = diagnose(seen)
+    assert found.verdict == "suspect"
+    assert found.root_cause is not None
+    assert found.root_cause.name == "fell_back"
+    numbers = found.root_cause.numbers
+    # Means of (0.70, 0.75, 0.75) and of (0.42, 0.47, 0.57); six levels end before the last one begins.
+    assert (numbers["best"], numbers["last"]) == (pytest.approx(0.7333, abs=1e-4), pytest.approx(0.4867, abs=1e-4))
+    assert numbers["levels"] == 6
+    # 1 − 0.05 / 12 of the normal distribution is at 2.638.
+    assert numbers["low"] == pytest.approx(difference_interval(0.4867, 100, 0.7333, 100, 2.638)[0], abs=1e-3)
+    assert found.root_cause.where == (40, 100)
+
+
+def test_the_best_of_many_levels_is_no_fall_in_more_than_one_in_twenty_runs_that_stay() -> None:
+    random = np.random.default_rng(0)
+    curves = random.binomial(100, 0.5, (400, 20)) / 100
+    alarms = 0
+    for curve in curves:
+        found = answer("fell_back", replace(evidence({"reward": RISING}), held_out=on_dev(list(curve))))
+        alarms += isinstance(found, Finding)
+    assert alarms <= 0.05 * len(curves)
 
 
 def test_one_held_out_play_neither_clears_a_run_nor_hides_its_other_figures() -> None:

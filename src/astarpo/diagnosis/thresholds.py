@@ -29,6 +29,8 @@ HELD_OUT_WIDTH = Threshold(0.5, "chosen, after a false alarm: ±25 points and 0 
 RISE_IN_ERRORS = Threshold(3.0, "three standard errors")
 HALVES_IN_ERRORS = Threshold(2.0, "calibrated: a run at a learning rate of 1e-9 rose by 3.3 errors from fifth to fifth")
 RISE_IN_SCALE = Threshold(0.05, "chosen: a twentieth of the span of rewards seen")
+FIGURES_FOR_A_FALL = Threshold(4, "arithmetic: two figures for the best level and two others for the last")
+FELL_BACK = Threshold(0.10, "chosen: a tenth of the best level; what is less is a remark at most")
 MASTERED = Threshold(0.90, "chosen: at a success of 0.9 little is left to learn and symptoms of it are no faults")
 
 # ---- plumbing -----------------------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Array, Evidence, Series
@@ -117,20 +119,20 @@ class Learned:
         return self.good or self.training == "rose"
 
 
-def difference_interval(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float]:
-    """95 % interval of p2 − p1 for independent shares, by Newcombe's hybrid of Wilson intervals (1998, method 10).
+def difference_interval(p1: float, n1: int, p2: float, n2: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval of p2 − p1 for independent shares, 95 % by default: Newcombe's hybrid of Wilson's (1998, method 10).
 
     >>> low, high = difference_interval(0.5, 100, 0.7, 100)
     >>> round(low, 3), round(high, 3)
     (0.064, 0.326)
     """
-    (l1, u1), (l2, u2) = wilson(p1, n1), wilson(p2, n2)
+    (l1, u1), (l2, u2) = wilson(p1, n1, z), wilson(p2, n2, z)
     d = p2 - p1
     return d - math.hypot(p2 - l2, u1 - p1), d + math.hypot(u2 - p2, p1 - l1)
 
 
 def wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % Wilson interval of a share seen over `n` plays."""
+    """Wilson interval of a share seen over `n` plays, 95 % by default."""
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return middle - half, middle + half
@@ -174,6 +176,81 @@ def unlearned(evidence: Evidence, n: int | None = None) -> bool:
         return False
     first, rest = float(won.values[0]), won.values[1 : None if n is None else max(n, 3)]
     return first >= at.UNLEARNED.value and len(rest) > 1 and float(np.abs(rest).max()) == 0.0
+
+
+@dataclass(frozen=True)
+class Fall:
+    """The end of a curve against its own best level before it, both smoothed.
+
+    Attributes:
+        what: the curve, in words.
+        best, last: the levels: means over as many neighbouring figures each, which share none.
+        low, high: 95 % interval of `best` less `last`, widened for the best of several levels being chosen.
+        share: of the best level that was lost; of its height above the lowest level where that is below 0.
+        step: of the last figure of the best level.
+        levels: that the best was chosen from.
+        plays: behind each figure; None where the interval is from the scatter of neighbouring figures.
+    """
+
+    what: str
+    best: float
+    last: float
+    low: float
+    high: float
+    share: float
+    step: int
+    levels: int
+    plays: int | None
+
+    @property
+    def real(self) -> bool:
+        """Whether more was lost than chance and the choice of the best explain, and more than a trifle."""
+        return self.low > 0.0 and self.share >= at.FELL_BACK.value
+
+
+@lru_cache(maxsize=4)
+def fell_back(evidence: Evidence) -> Fall | None:
+    """By held-out figures between the first and the last; without them by training, where its tasks stay the same.
+
+    None: too few figures, or a curriculum, under which success in training says nothing about the policy alone.
+    """
+    for split in ("dev", "eval"):
+        seen = [one for one in evidence.held_out if one.split == split and one.n is not None]
+        if len(seen) >= at.FIGURES_FOR_A_FALL.value:
+            steps = np.array([one.step for one in seen])
+            values = np.array([one.success for one in seen])
+            # Not the plays of all figures that a level is the mean of: they are the same tasks each time.
+            plays = min(one.n or 0 for one in seen)
+            return _fall(f"held-out success ({split})", steps, values, min(3, len(seen) // 2), plays)
+    temperature = evidence.setting("rollout.temperature")
+    changes = evidence.setting("curriculum.name") not in (None, "uniform") or (
+        isinstance(temperature, list | tuple) and len(temperature) > 1
+    )
+    name = next((n for n in ("success", "reward") if evidence.get(n) is not None), None)
+    series = None if name is None else evidence.get(name)
+    if changes or series is None or len(series) < at.UPDATES_TO_JUDGE.value:
+        return None
+    return _fall(f"{name} in training", series.steps, series.values, len(series) // 5, None)
+
+
+def _fall(what: str, steps: NDArray[np.int64], values: Array, width: int, plays: int | None) -> Fall:
+    # Running means by running sums: a log may have a million lines.
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    smooth = (sums[width:] - sums[:-width]) / width
+    before, last = smooth[:-width], float(smooth[-1])
+    peak = int(np.argmax(before))
+    best, floor = float(before[peak]), min(float(smooth.min()), 0.0)
+    # Levels that share figures are hardly a choice of their own; with plays told there are few, and all are counted.
+    levels = len(before) if plays is not None else max(len(before) // width, 1)
+    z = NormalDist().inv_cdf(1.0 - 0.025 / levels)
+    if plays is not None:
+        low, high = difference_interval(min(max(last, 0.0), 1.0), plays, min(max(best, 0.0), 1.0), plays, z)
+    else:
+        # Neighbours tell of noise and nothing of slow waves, hence the three errors of every trend at the least.
+        reach = max(z, at.RISE_IN_ERRORS.value) * float(np.std(np.diff(values))) / math.sqrt(width)
+        low, high = best - last - reach, best - last + reach
+    share = (best - last) / max(best - floor, 1e-12)
+    return Fall(what, best, last, low, high, share, int(steps[peak + width - 1]), levels, plays)
 
 
 def _held_out(evidence: Evidence) -> Learned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Evidence
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
+from astarpo.diagnosis.trends import fell_back as against_its_best
 from astarpo.diagnosis.trends import learned, wilson
 
 
@@ -55,6 +56,9 @@ def best_of_many(evidence: Evidence) -> Answer:
     best, last = max(seen, key=lambda one: one.success), seen[-1]
     if best is last or last.n is None or best.success <= wilson(last.success, last.n)[1]:
         return Clear()
+    fall = against_its_best(evidence)
+    if fall is not None and fall.real:
+        return Clear("the best of them was no chance")
     return found(
         "info",
         f"The best of {len(seen)} evaluations is {best.success:.1%} after {best.step} updates and the last "
@@ -85,4 +89,37 @@ def held_out_fell(evidence: Evidence) -> Answer:
         not_ruled_out=("any cause that no earlier rule names",),
         remedy="Go back to the best checkpoint, lower the learning rate, and log what could not be checked.",
         setting="--optimizer.learning_rate=1e-4",
+    )
+
+
+@detector(
+    "evaluation",
+    "the policy was better before",
+    rule="the last third of held-out figures, three at most, is below the best as many before them, or without figures "
+    "between the first and the last, and without a curriculum, the last fifth of training success or reward below the "
+    f"best fifth: beyond a 95 % interval that allows for the choice of the best, and by {at.FELL_BACK.value:.0%} of it "
+    f"or more (critical {at.FALL.value:.0%})",
+    source="Newcombe 1998, method 10, at the level of Bonferroni for as many levels as were chosen from",
+)
+def fell_back(evidence: Evidence) -> Answer:
+    fall = against_its_best(evidence)
+    if fall is None:
+        return Unable(
+            f"whether it was better before: {at.FIGURES_FOR_A_FALL.value:g} held-out figures with their number of "
+            f"plays, or {at.UPDATES_TO_JUDGE.value:g} updates without a curriculum"
+        )
+    if not fall.real:
+        return Clear(f"{fall.what}: {fall.best:.3g} at best, {fall.last:.3g} at the end")
+    n = "" if fall.plays is None else f", n = {fall.plays} a figure"
+    return found(
+        "critical" if fall.share >= at.FALL.value else "warning",
+        f"{fall.what[0].upper()}{fall.what[1:]} was {fall.best:.3g} up to update {fall.step} and is {fall.last:.3g} at "
+        f"the end: {fall.share:.0%} less, a loss of {fall.low:.3g} to {fall.high:.3g} (95 %, the best of "
+        f"{fall.levels} levels{n}).",
+        numbers={"best": fall.best, "last": fall.last, "low": fall.low, "high": fall.high, "levels": fall.levels},
+        where=(fall.step, evidence.last_step),
+        not_ruled_out=("any cause that no earlier rule names",)
+        + (("tasks that became harder: a curriculum that the log does not tell of",) if fall.plays is None else ()),
+        remedy="Take the checkpoint from before it fell, and lower the learning rate from there on.",
+        setting=f"--updates {fall.step}",
     )

@@ -7,7 +7,7 @@ import numpy as np
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Array, Evidence, Series, batch_spread
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
-from astarpo.diagnosis.trends import at_first, ends, learned, trend, unlearned
+from astarpo.diagnosis.trends import at_first, ends, fell_back, learned, trend, unlearned
 
 
 @detector(
@@ -30,6 +30,41 @@ def not_finite(evidence: Evidence) -> Answer:
         ruled_out=("columns of an evaluation that are empty: the line's other metrics are finite",),
         remedy="Go back to a checkpoint before it, lower the learning rate, bound the gradient.",
         setting=_lower(evidence),
+    )
+
+
+@detector(
+    "optimiser",
+    "what is learned from was played by too old a policy",
+    rule="the sampler is given the weights every few updates only, its log-probs differ from the policy's by more than "
+    f"{at.LOG_PROB_GAP.value:g} nats per token in the median, and the run falls back or does not learn",
+    source="runs of `astarpo claims`: of ten with a lag of ten updates the five without importance weights fell back, "
+    "the five with them did not",
+)
+def stale_samples(evidence: Evidence) -> Answer:
+    every = evidence.setting("rollout.sync_every", 1)
+    if not isinstance(every, int) or every < 2:
+        return Clear("nothing says that the sampler lags")
+    # Runs of before lag/mean had its name have the same number under that of a mismatch.
+    gap = evidence.get("lag/mean", "mismatch/log_prob")
+    if gap is None:
+        return Unable("how far the lagging sampler is from the policy: log the difference of their log-probs")
+    typical, fall, state = float(np.median(gap.values)), fell_back(evidence), learned(evidence)
+    fell = fall is not None and fall.real
+    if typical <= at.LOG_PROB_GAP.value or not (fell or not state.excuse):
+        return Clear(f"{typical:.2g} nats per token in the median")
+    assert fall is not None or not state.excuse
+    what = f"{fall.what} was {fall.best:.3g} and is {fall.last:.3g}" if fall is not None and fell else state.words
+    much = state.lost or (fall is not None and fell and fall.share >= at.FALL.value)
+    return found(
+        "critical" if much else "warning",
+        f"The sampler gets the weights every {every} updates, and its log-probs are {typical:.3g} nats per token from "
+        f"the policy's in the median, {gap.values.max():.2g} at most; {what}.",
+        numbers={"sync_every": every, "median": typical, "largest": float(gap.values.max())},
+        not_ruled_out=("a learning rate that is too large for any lag",),
+        remedy="Give the sampler the weights at every update, or weigh what it played by the truncated ratio.",
+        setting="--rollout.sync_every=1"
+        + (" --algorithm.importance=token" if evidence.setting("algorithm.importance") == "none" else ""),
     )
 
 
