@@ -218,6 +218,8 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("few_held_out", evidence(STUCK, [(0, 0.3, 10), (N, 0.4, 10)])),
     ("held_out_fell", evidence(STUCK, [(0, 0.6, 500), (N, 0.1, 500)])),
     ("entropy_collapse", evidence(STUCK | {"entropy": np.geomspace(1, 0.1, N)}, [(0, 0.6, 500), (N, 0.1, 500)])),
+    # As the only seeded fault of 29 that was missed: 13 % of the entropy is left, and held-out success stays.
+    ("entropy_collapse", evidence(STUCK | {"entropy": np.geomspace(1, 0.12, N)}, [(0, 0.22, 200), (N, 0.24, 200)])),
     (
         "best_of_many",
         replace(evidence(STUCK), held_out=tuple(HeldOut(n, s, 100) for n, s in ((10, 0.2), (20, 0.5), (60, 0.2)))),
@@ -249,6 +251,8 @@ def test_a_fault_is_found_by_its_detector(name: str, seen: Evidence) -> None:
 
 GAINING = {"success": RISING, "reward": RISING}
 HEALTHY: list[tuple[str, Evidence]] = [
+    # With no held-out figure a gain that training does not show is not excluded.
+    ("entropy_collapse", evidence(STUCK | {"entropy": np.geomspace(1, 0.12, N)})),
     # Four points of 96 %, which the best of six levels loses by chance.
     ("fell_back", replace(evidence(GAINING), held_out=on_dev((0.2, 0.8, 0.97, 0.96, 0.96, 0.96, 0.95, 0.93, 0.92)))),
     # One good figure among bad ones is no level.

@@ -19,7 +19,7 @@ from astarpo.diagnosis.trends import ends, learned, trend
     "behaviour",
     "entropy is gone before the task is learned",
     rule=f"entropy falls below {at.ENTROPY_LEFT.value:.0%} of what it was and the run does not learn, or below "
-    f"{at.ENTROPY_LEFT_IN_A_FALL.value:.0%} and success falls",
+    f"{at.ENTROPY_LEFT_IN_A_FALL.value:.0%} and success falls, or held-out figures exclude that it was spent on a gain",
     source="The entropy mechanism of RL for reasoning, arXiv:2505.22617: R = −a exp(H) + b; threshold of rldoctor",
 )
 def entropy_collapse(evidence: Evidence) -> Answer:
@@ -29,7 +29,10 @@ def entropy_collapse(evidence: Evidence) -> Answer:
     start = float(entropy.values[:3].mean())
     _, late = ends(entropy.values)
     state = learned(evidence)
-    left = at.ENTROPY_LEFT_IN_A_FALL.value if state.lost else at.ENTROPY_LEFT.value
+    # Entropy is what a gain is bought with: where one is excluded, less of it need be gone. On saved episodes it is that
+    # of tokens which another policy sampled.
+    wasted = state.lost or (state.held_out == "flat" and evidence.setting("episodes") is None)
+    left = at.ENTROPY_LEFT_IN_A_FALL.value if wasted else at.ENTROPY_LEFT.value
     if start <= 0 or late.mean() > left * start or state.excuse:
         return Clear(f"{start:.3g} to {late.mean():.3g} nats per token")
     below = int(entropy.steps[int(np.argmax(entropy.values <= left * start))])
