@@ -29,8 +29,8 @@ def entropy_collapse(evidence: Evidence) -> Answer:
     start = float(entropy.values[:3].mean())
     _, late = ends(entropy.values)
     state = learned(evidence)
-    # Entropy is what a gain is bought with: where one is excluded, less of it need be gone. On saved episodes it is that
-    # of tokens which another policy sampled.
+    # Entropy is what a gain is bought with: where one is excluded, less of it need be gone. On saved episodes it is
+    # that of tokens which another policy sampled.
     wasted = state.lost or (state.held_out == "flat" and evidence.setting("episodes") is None)
     left = at.ENTROPY_LEFT_IN_A_FALL.value if wasted else at.ENTROPY_LEFT.value
     if start <= 0 or late.mean() > left * start or state.excuse:
