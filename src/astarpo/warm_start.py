@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -26,6 +26,7 @@ from astarpo.chat import Chat
 from astarpo.environments.base import Environment, EnvironmentSettings
 from astarpo.errors import EnvironmentContractError, SettingsError
 from astarpo.evaluate import Evaluation, evaluate
+from astarpo.exchange import Exchange
 from astarpo.optimizers import build_optimizer
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.policy.load import load_policy
@@ -33,6 +34,24 @@ from astarpo.policy.tiny.build import Architecture, build_model, build_tokenizer
 from astarpo.progress import Watch
 from astarpo.run import EvaluationSettings, PolicySettings, RolloutSettings
 from astarpo.settings import Settings, When
+
+
+def each_of(worlds: object) -> object:
+    """A mapping stands for one world of each number in the range that it holds; all else stays as it is.
+
+    >>> each_of({"catalogue_seed": {"first": 7, "last": 8}, "products": 10})
+    ({'catalogue_seed': 7, 'products': 10}, {'catalogue_seed': 8, 'products': 10})
+    """
+    if not isinstance(worlds, Mapping):
+        return worlds
+    ranges = {name: span for name, span in worlds.items() if isinstance(span, Mapping)}
+    if len(ranges) != 1:
+        raise ValueError(f"a range of worlds varies one setting, and {len(ranges)} were given ranges.")
+    name, span = next(iter(ranges.items()))
+    match span:
+        case {"first": int(first), "last": int(last)} if len(span) == 2 and first <= last:
+            return tuple({**worlds, name: number} for number in range(first, last + 1))
+    raise ValueError(f"the range of {name!r} wants whole numbers first and last, first not above last: {span}.")
 
 
 class Phase(Settings):
@@ -58,6 +77,21 @@ class Phase(Settings):
         le=1,
         description="weight of the loss on tokens that were only read; copying is learned sooner with it",
     )
+    exchanged: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the demonstrations whose words are exchanged for others of the recipe's worlds, one for "
+        "one, so that what is copied has to be read; for few products, which would be learned by heart",
+    )
+    worlds: tuple[dict[str, Any], ...] = Field(
+        (), description="worlds of this phase, written as the recipe's; none: the recipe's"
+    )
+
+    @field_validator("worlds", mode="before")
+    @classmethod
+    def _each(cls, worlds: object) -> object:
+        return each_of(worlds)
 
 
 class Recipe(Settings):
@@ -96,16 +130,7 @@ class Recipe(Settings):
     @field_validator("worlds", mode="before")
     @classmethod
     def _each(cls, worlds: object) -> object:
-        """A mapping of one setting to a range stands for one world of each number in it."""
-        if not isinstance(worlds, Mapping):
-            return worlds
-        if len(worlds) != 1:
-            raise ValueError(f"a range of worlds varies one setting, and {len(worlds)} were given.")
-        name, span = next(iter(worlds.items()))
-        match span:
-            case {"first": int(first), "last": int(last)} if len(span) == 2 and first <= last:
-                return tuple({name: number} for number in range(first, last + 1))
-        raise ValueError(f"the range of {name!r} wants whole numbers first and last, first not above last: {span}.")
+        return each_of(worlds)
 
 
 @dataclass(frozen=True)
@@ -155,7 +180,7 @@ def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> Warm
     watch = watch or Watch()
     worlds = [_world({**recipe.environment, **change}) for change in recipe.worlds]
     home = _world(recipe.environment)
-    finished = _finished(recipe, out)
+    finished, exchange = _finished(recipe, out), None
     if finished:
         policy = load_policy(PolicySettings(model=str(_phase_folder(out, len(finished)))), recipe.environment["name"])
         watch.note(f"going on after phase {len(finished)}, which is in {out}")
@@ -167,7 +192,15 @@ def warm_start(recipe: Recipe, out: Path, *, watch: Watch | None = None) -> Warm
     for number, phase in list(enumerate(recipe.phases))[len(finished) :]:
         began = time.perf_counter()
         watch.stage(f"phase {number + 1}: imitating {', '.join(phase.styles)}", phase.steps)
-        stream = demonstrations(worlds, policy.chat, phase, recipe, number)
+        if phase.exchanged and exchange is None:
+            exchange = Exchange("\n".join(texts) for texts in _told(worlds, recipe))
+            if not exchange.words:
+                raise SettingsError(
+                    f"phases.exchanged is {phase.exchanged} and demonstrations of {home.settings.name} have no words "
+                    "to exchange: set it to 0."
+                )
+        there = [_world({**recipe.environment, **change}) for change in phase.worlds] or worlds
+        stream = demonstrations(there, policy.chat, phase, recipe, number, exchange)
         imitate(policy, stream, phase, watch=watch)
         settings = EvaluationSettings(tasks=recipe.evaluation_tasks, samples=1)
         got = evaluate(policy, home, settings=settings, rollout=recipe.rollout, split="dev", watch=watch)
@@ -288,7 +321,12 @@ def imitation_gradient(
 
 
 def demonstrations(
-    worlds: Sequence[Environment[EnvironmentSettings]], chat: Chat, phase: Phase, recipe: Recipe, number: int
+    worlds: Sequence[Environment[EnvironmentSettings]],
+    chat: Chat,
+    phase: Phase,
+    recipe: Recipe,
+    number: int,
+    exchange: Exchange | None = None,
 ) -> Iterator[list[Demonstration]]:
     """Endless batches; which task and player each is depends on the recipe's seed alone."""
     pools = [_pool(world, phase, recipe) for world in worlds]
@@ -303,7 +341,11 @@ def demonstrations(
             ids = pools[w][int(random.integers(len(pools[w])))]
             id = ids[int(random.integers(len(ids)))]
             style = styles[int(random.choice(len(styles), p=chance))]
-            known[index] = played(worlds[w], chat, id, style, int(random.integers(2**31)))
+            seed = int(random.integers(2**31))
+            # Without a share to exchange nothing is drawn, so that older recipes give what they gave.
+            other = exchange is not None and phase.exchanged > 0 and random.random() < phase.exchanged
+            said = exchange.draw(random) if exchange is not None and other else str
+            known[index] = played(worlds[w], chat, id, style, seed, said)
         return known[index]
 
     random = np.random.default_rng([recipe.seed, number])
@@ -311,19 +353,26 @@ def demonstrations(
         yield [one(int(index)) for index in random.integers(phase.pool, size=phase.batch)]
 
 
-def played(environment: Environment[EnvironmentSettings], chat: Chat, id: str, style: str, seed: int) -> Demonstration:
-    """One demonstration through exactly the text path that rollouts take."""
+def played(
+    environment: Environment[EnvironmentSettings],
+    chat: Chat,
+    id: str,
+    style: str,
+    seed: int,
+    words: Callable[[str], str] = str,
+) -> Demonstration:
+    """One demonstration through exactly the text path that rollouts take, every text said in `words`."""
     task = environment.task(id)
-    ids = chat.first(task.start())
+    ids = chat.first(words(task.start()))
     said = [False] * len(ids)
     end = sorted(chat.stop)[0]
     for reply in environment.demonstrate(id, style, seed):
-        spoken = [*chat.encode(reply), end]
+        spoken = [*chat.encode(words(reply)), end]
         ids, said = [*ids, *spoken], [*said, *[True] * len(spoken)]
         step = task.step(reply)
         if step.ended is not None:
             break
-        read = chat.next(step.text)
+        read = chat.next(words(step.text))
         ids, said = [*ids, *read], [*said, *[False] * len(read)]
     return ids, said
 
@@ -397,15 +446,22 @@ def _pool(world: Environment[EnvironmentSettings], phase: Phase, recipe: Recipe)
 
 def _texts(worlds: Sequence[Environment[EnvironmentSettings]], recipe: Recipe) -> Iterator[str]:
     """What the tokenizer is fitted to: pages and replies of a sample of demonstrations, and the rules in words."""
-    random = np.random.default_rng([recipe.seed, 1 << 20])
     for world in worlds:
         yield world.prompt()
+    for told in _told(worlds, recipe):
+        yield from told
+
+
+def _told(worlds: Sequence[Environment[EnvironmentSettings]], recipe: Recipe) -> Iterator[list[str]]:
+    """The texts of each of a sample of demonstrations."""
+    random = np.random.default_rng([recipe.seed, 1 << 20])
+    for world in worlds:
         pools = _pool(world, recipe.phases[0], recipe)
         for _ in range(max(1, 2000 // len(worlds))):
             ids = pools[int(random.integers(len(pools)))]
             id = ids[int(random.integers(len(ids)))]
             task = world.task(id)
-            yield task.start()
+            texts = [task.start()]
             for reply in world.demonstrate(id, next(iter(recipe.phases[0].styles)), int(random.integers(2**31))):
-                yield reply
-                yield task.step(reply).text
+                texts += [reply, task.step(reply).text]
+            yield texts

@@ -302,6 +302,7 @@ _WORD = re.compile(r"[^\W_]+")
 SHOPPERS: dict[str, Callable[[int], Shopper]] = {
     "careful": lambda turns: Browser(turns=turns),
     "noting": lambda turns: Noting(turns=turns),
+    "trying": lambda turns: Browser(titles=False, turns=turns),
     "careless": lambda _: First(options=False),
     "hasty": lambda _: First(options=True),
     "hurried": lambda _: Hurried(),
