@@ -186,6 +186,89 @@ def test_printed_dictionaries_are_counted(tmp_path: Path) -> None:
     assert "counted from 1" in found.notes[0]
 
 
+KEPT = [(1, 0.125, 0.5), (2, 0.25, 0.4), (3, 0.5, 0.3)]
+"""Step, success and entropy."""
+
+
+def framed(step: int, success: float, entropy: float) -> str:
+    rows = (
+        ("rollout/", ""),
+        ("   success_rate", success),
+        ("time/", ""),
+        ("   iterations", step),
+        ("   entropy", entropy),
+    )
+    return "-" * 30 + "\n" + "".join(f"| {name:<18} | {value:<5} |\n" for name, value in rows)
+
+
+AS_PEOPLE_KEEP_THEM: dict[str, tuple[str, str]] = {
+    "sentences": (
+        "notes.txt",
+        "".join(f"[ {n}/3] success was {100 * s} %, with an entropy of {e}\n" for n, s, e in KEPT),
+    ),
+    "progress_bar": (
+        "err.log",
+        "".join(
+            f"\rEpisode [1/1]: {33 * n}%|{'#' * n}{' ' * (3 - n)}| {n}/3 [00:0{n}<00:09, success={s}, entropy={e}]"
+            for n, s, e in KEPT
+        ),
+    ),
+    "dictionaries_and_bars": (
+        "out.txt",
+        "".join(
+            f"{{'success': '{s}', 'entropy': '{e}', 'epoch': '0.{n}'}}\n {33 * n}%|##   | {n + 1}/3 [00:10<00:30]\n"
+            for n, s, e in KEPT
+        ),
+    ),
+    "a_function_called_step": (
+        "app.log",
+        "".join(
+            f"2026-03-04 12:00:0{n}.123 | INFO | trainer:step:412 - update={n} | accuracy={100 * s}% | entropy={e}\n"
+            for n, s, e in KEPT
+        ),
+    ),
+    "nested_json": (
+        "metrics.jsonl",
+        "".join(
+            json.dumps({"iteration": n, "train": {"success": s, "policy": {"entropy_avg": e}}, "entropy": e}) + "\n"
+            for n, s, e in KEPT
+        ),
+    ),
+    "decimal_commas": (
+        "export.csv",
+        "step;success;entropy\n" + "".join(f"{n};{s};{e}\n".replace(".", ",") for n, s, e in KEPT),
+    ),
+    "frames": ("sb3.log", "".join(framed(*row) for row in KEPT)),
+    "markdown": (
+        "readme.md",
+        "| step | success | entropy |\n|---|---|---|\n" + "".join(f"| {n} | {s} | {e} |\n" for n, s, e in KEPT),
+    ),
+    "columns": ("table.txt", "Step  Success  Entropy\n" + "".join(f"{n:4d}  {s:7.3f}  {e:.3f}\n" for n, s, e in KEPT)),
+    "steps_in_brackets": (
+        "train.log",
+        "".join(f"Epoch [1/3] Step [{n}/3] success: {s} entropy: {e}\n" for n, s, e in KEPT),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", AS_PEOPLE_KEEP_THEM)
+def test_logs_are_read_as_people_keep_them(kind: str, tmp_path: Path) -> None:
+    name, text = AS_PEOPLE_KEEP_THEM[kind]
+    seen = read(write(tmp_path, name, text))
+    assert seen.series["success"].values == pytest.approx([s for _, s, _ in KEPT])
+    assert seen.series["entropy"].values == pytest.approx([e for _, _, e in KEPT])
+    assert list(seen.series["success"].steps) == [n for n, _, _ in KEPT]
+
+
+def test_digits_in_a_name_are_no_number_that_may_change(tmp_path: Path) -> None:
+    text = "".join(
+        f"12:00:0{n} step={n} reward_1={n} loss={n}\n12:00:0{n} step={n} reward_2=-{n} loss={n}\n" for n in (1, 2, 3)
+    )
+    seen = read(write(tmp_path, "a.log", text))
+    assert list(seen.series["reward_1"].values) == [1, 2, 3]
+    assert list(seen.series["reward_2"].values) == [-1, -2, -3]
+
+
 def test_listed_percentages_belong_to_the_last_steps(tmp_path: Path) -> None:
     found = read(write(tmp_path, "a.log", "Step 25: Loss=2\nStep 50: Loss=1.5\nAccuracy: 45% → 68%\n"))
     assert values(found, "success") == [(25, 0.45), (50, 0.68)]
@@ -320,6 +403,10 @@ def a_log(n: int, reward: float) -> str:
     return f"Step {n}: Loss=2.1453, Reward={reward:.4f}\n"
 
 
+def a_bar(n: int, reward: float) -> str:
+    return f"\r {n % 100}%|{'#' * (n % 9)}  | {n}/100000 [00:{n % 60:02d}<01:00, 1.0s/it, accuracy={100 * reward:.2f}%]"
+
+
 def a_json_line(n: int, reward: float) -> str:
     return f'{{"step": {n}, "loss": 2.1453, "reward": {reward:.4f}}}\n'
 
@@ -332,6 +419,7 @@ def a_row(n: int, reward: float) -> str:
     ("name", "head", "line", "lines"),
     [
         ("long.log", "", a_log, 1_000_000),
+        ("bar.log", "", a_bar, 50_000),
         # These two are slower by the line and are measured on fewer, so that the suite stays short.
         ("long.jsonl", "", a_json_line, 100_000),
         ("long.csv", "step,loss,reward\n", a_row, 100_000),

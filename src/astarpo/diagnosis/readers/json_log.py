@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ STEPS = ("step", "global_step", "train/global_step", "training/global_step", "up
 NO_METRICS = frozenset({*STEPS, "epoch"})
 NESTED = ("data", "metrics", "logs")
 """Where a row keeps its metrics if not at its top."""
+DEEPEST = 4
+"""Levels of objects within a row that are read: `{"train": {"reward": {"mean": 0.4}}}` is train/reward/mean."""
+BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{\s*(?:[\"}]|$)|\[\s*(?:[\[{\"\]]|$))")
+"""How JSON of rows begins. `[ 25/100]` and `{'loss': ...` are printed by people and by Python."""
 
 
 def reads(path: Path) -> bool:
@@ -22,7 +27,7 @@ def reads(path: Path) -> bool:
     if not path.is_file() or path.suffix == ".gz":
         return False
     with path.open("rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and path.suffix != ".log"
+        return BEGINS.match(file.read(64)) is not None and path.suffix != ".log"
 
 
 def read(path: Path) -> Evidence:
@@ -51,7 +56,17 @@ def fill(builder: Builder, rows: Iterable[Mapping[str, Any]]) -> None:
             if seen is not None:
                 builder.held_out.append(seen)
             continue
+        if any(isinstance(value, dict) for value in inside.values()):
+            inside = dict(_flat(inside))
         builder.row(step, inside, but=NO_METRICS)
+
+
+def _flat(row: Mapping[str, Any], above: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if not isinstance(value, dict):
+            yield f"{above}{name}", value
+        elif depth < DEEPEST:
+            yield from _flat(value, f"{above}{name}/", depth + 1)
 
 
 def held_out(step: int, plain: Mapping[str, Any]) -> HeldOut | None:

@@ -1,4 +1,4 @@
-"""CSV and TSV: one row an update, W&B's export of charts among them."""
+"""CSV and TSV: one row an update, W&B's export of charts among them, decimal commas between semicolons too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from astarpo.diagnosis.evidence import Builder, Evidence
 
 STEPS = ("step", "global_step", "trainer/global_step", "train/global_step", "update", "iteration", "_step", "epoch")
+LONGEST = 100_000
+"""Characters of the header that are looked at for what stands between cells."""
 BOUNDS = ("__MIN", "__MAX")
 """W&B exports each metric three times; the bounds repeat the value where one run is shown."""
 
@@ -23,13 +25,20 @@ def read(path: Path) -> Evidence:
     builder = Builder(path, "CSV")
     bad = 0
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.reader(_without_nul(file), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        first = file.readline(LONGEST)
+        file.seek(0)
+        # The commonest of them in the header: programs in a language with decimal commas put semicolons between cells.
+        between = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+        rows = csv.reader(_without_nul(file), delimiter=between)
         header = next(rows, [])
         names = [name.strip() for name in header]
         step_at = next((names.index(n) for want in STEPS for n in names if n.lower() == want), None)
         wanted = {i: _name(name) for i, name in enumerate(names) if i != step_at and name and not name.endswith(BOUNDS)}
+        commas = between == ";"
         try:
             for counted, cells in enumerate(rows, 1):
+                if commas:
+                    cells = [cell.replace(",", ".") for cell in cells]
                 step = counted if step_at is None else _number(cells[step_at]) if step_at < len(cells) else None
                 if step is None or step != step:
                     bad += bool(cells)
