@@ -178,3 +178,27 @@ def test_a_tokenizer_with_neither_template_nor_end_is_refused() -> None:
 def test_a_template_that_rewrites_earlier_messages_is_refused(template: str, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         Chat.of(tokenizer(template, ["<|im_start|>", "<|im_end|>"], "<|im_end|>"))
+
+
+def test_a_text_is_encoded_once_and_what_is_given_out_is_ones_own() -> None:
+    chat = Chat.of(small_tokenizer())
+    first = chat.encode("12+34=")
+    expected = list(first)
+    first.append(0)
+    assert chat.encode("12+34=") == expected
+
+    def refuse(*_: object, **__: object) -> list[int]:
+        raise AssertionError("it was encoded again")
+
+    again = Chat(chat.before_first, chat.after_first, chat.before_next, chat.after_next, chat.stop, chat.tokenizer)
+    again.encode("5*6=")
+    object.__setattr__(again, "tokenizer", type("Tokenizer", (), {"encode": refuse}))
+    assert again.encode("5*6=") == chat.encode("5*6=")
+
+
+def test_remembered_texts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("astarpo.chat.KNOWN_TEXTS", 3)
+    chat = Chat.of(small_tokenizer())
+    for number in range(8):
+        assert chat.encode(str(number)) == small_tokenizer().encode(str(number), add_special_tokens=False)
+        assert len(chat._known) <= 3

@@ -7,13 +7,16 @@ A chat template is taken apart once, around the place where a message stands; af
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from astarpo.errors import DataError
 
 _MESSAGE = "\u2063message\u2063"
 _SAID = "\u2063said\u2063"
+
+KNOWN_TEXTS = 4096
+"""Texts whose ids are remembered: tasks and pages come again from update to update."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Chat:
     after_next: tuple[int, ...]
     stop: frozenset[int]
     tokenizer: Any
+    _known: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def first(self, observation: str, rules: str = "") -> list[int]:
         """Ids of the prompt up to the first reply; `rules` stand before the observation, in the same message."""
@@ -46,8 +50,13 @@ class Chat:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; a control token written out in it stays plain text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return ids
+        known = self._known.get(text)
+        if known is None:
+            known = tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+            if len(self._known) >= KNOWN_TEXTS:
+                self._known.clear()
+            self._known[text] = known
+        return [*known]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a reply for the environment: exact, without the stop token."""

@@ -117,7 +117,8 @@ def test_one_reads_on_while_others_speak() -> None:
     together = 0
     while any(left.values()):
         ended = slots.step()
-        together = max(together, len({left[slot] for slot, _ in ended} | {left[s] for s in slots._saying}))
+        still = slots._replies.slots.tolist()
+        together = max(together, len({left[slot] for slot, _ in ended} | {left[slot] for slot in still}))
         for slot, reply in ended:
             ids = list(told[slot])
             for token, nats in zip(reply.ids, reply.log_probs, strict=True):

@@ -5,7 +5,6 @@ The engine's prefix cache finds the earlier turns again, so only new tokens are 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from astarpo.chat import Chat
+from astarpo.engine.replies import Speaking
 from astarpo.types import Reply
 
 
@@ -55,7 +55,7 @@ class Engine(Protocol):
         ...
 
 
-class ListedConversations(ABC):
+class ListedConversations(Speaking):
     """Open conversations as lists of ids, kept for an engine that reads all of one before each reply."""
 
     # The engine makes its own batches, of reading and speaking at once.
@@ -83,22 +83,6 @@ class ListedConversations(ABC):
         """Append observation ids to the conversations in `slots`."""
         for slot, new in zip(slots, ids, strict=True):
             self._ids[slot] += new
-
-    @abstractmethod
-    def ask(self, slots: Sequence[int], max_tokens: int, temperature: float) -> None:
-        """Begin a reply in each of `slots`, which ends with a stop token or after `max_tokens`; `step` says it."""
-
-    @abstractmethod
-    def step(self) -> list[tuple[int, Reply]]:
-        """Wait for replies under way; those that have ended, by slot. Raises BackendError where one will not."""
-
-    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
-        """Sample one reply for each of `slots`; temperature 0 is greedy."""
-        self.ask(slots, max_tokens, temperature)
-        said: dict[int, Reply] = {}
-        while len(said) < len(slots):
-            said.update(self.step())
-        return [said[slot] for slot in slots]
 
     def _next_seed(self, slot: int) -> int:
         """The seed of the turn that begins in `slot`."""

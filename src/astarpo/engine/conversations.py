@@ -6,8 +6,8 @@ slots grow side by side, one token a step, and need not end together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from astarpo.batch import length_buckets
 from astarpo.chat import Chat
 from astarpo.engine.forward import Forward
+from astarpo.engine.replies import Replies, Speaking
 from astarpo.engine.slots import SlotCache
 from astarpo.types import Reply
 
@@ -54,15 +55,6 @@ class Player(Protocol):
         ...
 
 
-@dataclass
-class _Saying:
-    """A reply under way."""
-
-    draws: list[float]
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where a past's keys stand: the first `length` positions of `slot`, while conversation number `holder` is there.
@@ -77,7 +69,7 @@ class _Place:
     last: int
 
 
-class Slots:
+class Slots(Speaking):
     """Open conversations of one policy; see `Conversations`. Not valid once the policy's weights have changed."""
 
     read_share = 0.5
@@ -92,7 +84,7 @@ class Slots:
         self._row = {slot: slot for slot in range(len(keys))}
         self._random = [_generator(key) for key in keys]
         self._logits: Tensor | None = None
-        self._saying: dict[int, _Saying] = {}
+        self._replies = Replies(len(keys), policy.chat.stop)
         self._temperature = 1.0
         # The last sampled token of a reply is known but not yet computed: it leads the next observation.
         self._pending: dict[int, int] = {}
@@ -141,6 +133,7 @@ class Slots:
             if self._logits is not None:
                 self._logits = self._logits[torch.tensor(rows, device=self._logits.device)]
             self._row = {slot: row for row, slot in enumerate(still)}
+            self._line_up(self._replies.slots)
 
     @torch.inference_mode()
     def extend(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
@@ -236,76 +229,67 @@ class Slots:
         Raises:
             ValueError: other replies are under way at another temperature.
         """
-        if self._saying and temperature != self._temperature:
+        if len(self._replies.slots) and temperature != self._temperature:
             raise ValueError("replies under way share one temperature")
         self._temperature = temperature
         for slot in slots:
-            self._saying[slot] = _Saying(self._random[slot].random(max_tokens).tolist())
+            self._replies.begin(slot, self._random[slot].random(max_tokens))
+        self._line_up([*self._replies.slots.tolist(), *slots])
+
+    def _line_up(self, slots: Iterable[int]) -> None:
+        """Replies are under way in `slots`, whose rows may be others than before."""
+        ordered = sorted(slots, key=self._row.__getitem__)
+        self._replies.slots = np.array(ordered, dtype=np.int64)
+        self._replies.rows = np.array([self._row[slot] for slot in ordered], dtype=np.int64)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Reply]]:
         """One token more for each reply under way; those that ended with it, by slot."""
-        stop = self._policy.chat.stop
         assert self._logits is not None
-        going = sorted(self._saying, key=self._row.__getitem__)
-        rows = [self._row[slot] for slot in going]
-        logits = self._logits
+        replies, forward = self._replies, self._forward
+        going, rows, logits = replies.slots, replies.rows, self._logits
         if len(rows) < len(logits):
-            logits = logits[torch.tensor(rows, device=logits.device)]
-        draws = [saying.draws[len(saying.ids)] for saying in map(self._saying.__getitem__, going)]
-        chosen, nats = choose(logits, self._temperature, torch.tensor(draws, dtype=torch.float64, device=logits.device))
+            first = int(rows[-1]) + 1 == len(rows)
+            logits = logits[: len(rows)] if first else logits[torch.from_numpy(rows).to(logits.device)]
+        draws = torch.from_numpy(replies.next_draws()).to(logits.device)
+        chosen, nats = choose(logits, self._temperature, draws)
         # One copy to the host: ids are exact in float64.
         told = torch.stack((chosen.double(), nats.double()), 1)
-        on = [k for k, slot in enumerate(going) if len(self._saying[slot].ids) + 1 < len(self._saying[slot].draws)]
         following: Tensor | None = None
-        if self._forward.ahead and on:
+        on = replies.may_go_on().nonzero()[0]
+        if forward.ahead and len(on):
             told, wait = _to_host(told)
-            some = chosen if len(on) == len(rows) else chosen[torch.tensor(on, device=chosen.device)]
-            following = self._forward.step(self._cache, [rows[k] for k in on], some)
+            some = chosen if len(on) == len(rows) else chosen[torch.from_numpy(on).to(chosen.device)]
+            following = forward.step(self._cache, rows[on].tolist(), some)
             wait()
-        ended, kept = [], []
-        for k, (token, nat) in enumerate(told.tolist()):
-            saying = self._saying[going[k]]
-            saying.ids.append(int(token))
-            saying.log_probs.append(nat)
-            if saying.ids[-1] in stop or len(saying.ids) == len(saying.draws):
-                ended.append(going[k])
-            else:
-                kept.append(k)
+        ids, log_probs = told.numpy(force=True).T
+        goes_on = replies.say(ids.astype(np.int64), log_probs)
+        replies.slots, replies.rows = going[goes_on], rows[goes_on]
         if following is not None:
             # Those that a stop token ended were stepped in vain: their rows are as long as before.
-            going_on = set(kept)
-            places = [place for place, k in enumerate(on) if k in going_on]
-            self._cache.lengths[[rows[k] for k in on if k not in going_on]] -= 1
-            if kept:
-                if len(places) < len(on):
-                    following = following[torch.tensor(places, device=following.device)]
-                self._keep([rows[k] for k in kept], following)
-        elif kept:
-            if ended:
-                chosen = chosen[torch.tensor(kept, device=chosen.device)]
-            rows = [rows[k] for k in kept]
-            self._keep(rows, self._forward.step(self._cache, rows, chosen))
-        return [(slot, self._said(slot)) for slot in ended]
-
-    def reply(self, slots: Sequence[int], max_tokens: int, temperature: float) -> list[Reply]:
-        """Sample one reply for each of `slots`, ending with a stop token or after `max_tokens`."""
-        self.ask(slots, max_tokens, temperature)
-        said: dict[int, Reply] = {}
-        while len(said) < len(slots):
-            said.update(self.step())
-        return [said[slot] for slot in slots]
+            real = goes_on[on]
+            self._cache.lengths[rows[on[~real]]] -= 1
+            if real.any():
+                if not real.all():
+                    following = following[torch.from_numpy(real.nonzero()[0]).to(following.device)]
+                self._keep(replies.rows.tolist(), following)
+        elif goes_on.any():
+            if not goes_on.all():
+                chosen = chosen[torch.from_numpy(goes_on.nonzero()[0]).to(chosen.device)]
+            still = replies.rows.tolist()
+            self._keep(still, forward.step(self._cache, still, chosen))
+        return [(slot, self._said(slot)) for slot in going[~goes_on].tolist()]
 
     def _said(self, slot: int) -> Reply:
-        saying = self._saying.pop(slot)
-        self._pending[slot] = saying.ids[-1]
-        self._ids[slot] += saying.ids
-        self._remember(slot, saying.ids)
-        chat, ids = self._policy.chat, tuple(saying.ids)
+        said, log_probs = self._replies.said(slot)
+        self._pending[slot] = said[-1]
+        self._ids[slot] += said
+        self._remember(slot, said)
+        chat, ids = self._policy.chat, tuple(said)
         text = self._texts.get(ids)
         if text is None:
             text = self._texts[ids] = chat.decode(ids)
-        return Reply(ids, tuple(saying.log_probs), text, ids[-1] in chat.stop)
+        return Reply(ids, tuple(log_probs), text, ids[-1] in chat.stop)
 
     def _remember(self, slot: int, appended: Sequence[int]) -> int:
         """Note what was appended to `slot`'s conversation; equal numbers mean equal conversations."""
@@ -315,12 +299,13 @@ class Slots:
 
     def _keep(self, rows: Sequence[int], logits: Tensor) -> None:
         """`logits` [n, V] are what `rows` will say next."""
-        if len(rows) == self._cache.rows and list(rows) == list(range(len(rows))):
+        first = list(rows) == list(range(len(rows)))
+        if first and len(rows) == self._cache.rows:
             self._logits = logits
             return
         if self._logits is None:
             self._logits = logits.new_zeros((self._cache.rows, logits.shape[1]))
-        self._logits[torch.tensor(rows, device=logits.device)] = logits
+        self._logits[slice(len(rows)) if first else torch.tensor(rows, device=logits.device)] = logits
 
 
 def choose(logits: Tensor, temperature: float, draw: Tensor) -> tuple[Tensor, Tensor]:

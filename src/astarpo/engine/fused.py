@@ -46,7 +46,12 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference from the model's own logits, relative to the largest of them, at which the pass is taken."""
 
 WHOLE_SHARE = 0.6
-"""Share of rows taking part from which a step runs over all of them: that costs less than copying their keys."""
+"""Share of the first rows, up to the last that takes part, from which a step runs over all of them: idle ones then cost
+less than copied keys."""
+
+LEAST_SPAN = 24
+"""Positions that attention of a step spans at least; a cache has room for as many. PyTorch multiplies smaller matrices
+one number at a time, and takes the softmax of shorter rows so."""
 
 LARGEST_RECTANGLE = 1.25
 """How much larger than the rows in it a rectangle of attention may be before its rows are told apart."""
@@ -246,21 +251,22 @@ class FusedForward:
         device, at = cache.device, np.asarray(rows)
         seen = int(cache.lengths[at].max()) + 1
         cache.reserve(int(cache.lengths.max()) + 1)
-        every = len(at) == cache.rows
         if self._recorded is not None:
             self._rotation(cache.capacity)
             some = torch.from_numpy(at).to(device)
-            if not every:
+            if len(at) < cache.rows:
                 ids = torch.zeros(cache.rows, dtype=ids.dtype, device=device).index_copy_(0, some, ids)
             logits = self._recorded.step(cache, ids, seen)[some]
             cache.lengths[at] += 1
             return logits
-        whole = every or len(at) >= WHOLE_SHARE * cache.rows
-        picked = None if every else torch.from_numpy(at).to(device)
+        # The first rows are read where they lie; of others the keys are copied.
+        first = int(at[-1]) + 1
+        whole = len(at) >= WHOLE_SHARE * first
+        picked = None if len(at) == first else torch.from_numpy(at).to(device)
         if whole and picked is not None:
-            ids = torch.zeros(cache.rows, dtype=ids.dtype, device=device).index_copy_(0, picked, ids)
-        position = torch.from_numpy(cache.lengths if whole else cache.lengths[at]).to(device)
-        logits = self._step(cache, ids, position, seen, picked, whole=whole)
+            ids = torch.zeros(first, dtype=ids.dtype, device=device).index_copy_(0, picked, ids)
+        position = torch.from_numpy(cache.lengths[:first] if whole else cache.lengths[at]).to(device)
+        logits = self._step(cache, ids, position, max(seen, LEAST_SPAN), picked, whole=whole)
         cache.lengths[at] += 1
         return logits
 
@@ -271,11 +277,11 @@ class FusedForward:
     def _step(
         self, cache: SlotCache, ids: Tensor, position: Tensor, seen: int, picked: Tensor | None, *, whole: bool
     ) -> Tensor:
-        """`ids` [n] at `position` [n] of all rows, or of those `picked`; logits of `picked`, or of all.
+        """`ids` [n] at `position` [n] of the first n rows, or of those `picked`; logits of `picked`, or of all.
 
         Args:
             seen: positions that attention spans.
-            whole: whether all rows take part. Then only the logits are picked.
+            whole: whether the first n rows take part. Then only the logits are picked.
         """
         n, groups, width, device = len(ids), self._groups, self._width, cache.device
         row = picked if not whole and picked is not None else torch.arange(n, device=device)
@@ -295,8 +301,8 @@ class FusedForward:
         def attend(number: int, q: Tensor, _: Tensor, __: Tensor) -> Tensor:
             layer = cache.slot_layers[number]
             if whole:
-                keys = layer.keys.view(n * groups, -1, width)[:, :seen]
-                values = layer.values.view(n * groups, -1, width)[:, :seen]
+                keys = layer.keys[:n].view(n * groups, -1, width)[:, :seen]
+                values = layer.values[:n].view(n * groups, -1, width)[:, :seen]
             else:
                 keys = layer.keys[row, :, :seen].view(n * groups, seen, width)
                 values = layer.values[row, :, :seen].view(n * groups, seen, width)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -80,7 +81,8 @@ class SlotLayer(CacheLayerMixin):
         self.keys[owner.active[:, None], :, owner.positions] = key_states.transpose(1, 2)
         self.values[owner.active[:, None], :, owner.positions] = value_states.transpose(1, 2)
         if owner.whole:
-            return self.keys[:, :, : owner.seen], self.values[:, :, : owner.seen]
+            n = len(owner.active)
+            return self.keys[:n, :, : owner.seen], self.values[:n, :, : owner.seen]
         return self.keys[owner.active, :, : owner.seen], self.values[owner.active, :, : owner.seen]
 
     def grow(self, capacity: int, used: int) -> None:
@@ -130,7 +132,7 @@ class SlotCache(Cache):
         active: [n] rows of the forward pass under way.
         positions: [n, q] where its tokens go.
         seen: positions that its attention spans.
-        whole: True when every row takes part, in order: then no row is copied.
+        whole: True when the first rows take part, in order, and no others: then no row is copied.
         moved: counts how often keys and values were put elsewhere in memory.
     """
 
@@ -167,19 +169,20 @@ class SlotCache(Cache):
         rows = np.asarray(active)
         self.seen = int(self.lengths[rows].max()) + width
         self.reserve(self.seen)
-        self.whole = len(rows) == self.rows and bool((rows == np.arange(self.rows)).all())
+        self.whole = bool((rows == np.arange(len(rows))).all())
         self.active = torch.from_numpy(rows).to(self.device)
         at = torch.from_numpy(self.lengths[rows]).to(self.device)
         self.positions = at[:, None] + torch.arange(width, device=self.device)
         reach = torch.arange(self.seen, device=self.device)
         return self.positions, (reach <= self.positions[:, :, None])[:, None]
 
-    def copy(self, source: Sequence[int], target: Sequence[int], lengths: Sequence[int]) -> None:
-        """Rows `target` become the first `lengths` tokens of rows `source`."""
-        self.lengths[list(target)] = lengths
-        from_, to = (torch.tensor(list(side), device=self.device) for side in (source, target))
+    def copy(self, source: ArrayLike, target: ArrayLike, lengths: ArrayLike) -> None:
+        """Rows `target` become the first `lengths` tokens of rows `source`, all as they were before."""
+        from_, to, counts = np.asarray(source), np.asarray(target), np.asarray(lengths)
+        self.lengths[to] = counts
+        read, written = (torch.from_numpy(side).to(self.device) for side in (from_, to))
         for layer in self.slot_layers:
-            layer.copy(from_, to, max(lengths))
+            layer.copy(read, written, int(counts.max()))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forget every conversation but `rows`, in that order."""
