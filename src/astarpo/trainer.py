@@ -350,15 +350,22 @@ class Trainer:
         seen = {} if self.dev is None else {"dev/success": self.dev}
         if run.budget.kind is not None:
             seen["budget/share"] = min(run.budget.share(self.used), 1.0)
-        self.watch.update(update, metrics | seen)
+        stop: AstarpoError | None = None
+        try:
+            self.watch.update(update, metrics | seen)
+        except AstarpoError as error:
+            # Whoever ends the run here ends it after this update: it is kept as any other, for those who go on.
+            stop = error
         if (run.evaluation.every or by_share) and (due or last):
             on_dev = self._on_dev(update)
             if on_dev.success > self.best[0]:
                 self.best = (on_dev.success, update)
         # The best is only worth remembering if it is also kept.
-        if update % run.checkpoint_every == 0 or last or self.best[1] == update:
+        if update % run.checkpoint_every == 0 or last or self.best[1] == update or stop is not None:
             with self.clock("journal"):
                 self._checkpoint(update)
+        if stop is not None:
+            raise stop
 
     def _on_dev(self, update: int) -> Evaluation:
         seen = self.evaluate("dev", tasks=self.run.evaluation.dev_tasks, samples=0)

@@ -23,16 +23,23 @@ EVERY = 5
 EPISODE_FILES = 8
 """Updates whose episodes a look reads."""
 
+NOTES = "notes.txt"
+"""Where in a run's folder warnings are kept."""
+
 AT_ONCE = frozenset({"not_finite", "impossible_log_probs", "final_action_dead", "another_task"})
 """Detectors whose finding no later update takes back: they speak at the first look. The others must find it twice in a
 row, and not before a run has as many updates as are judged by."""
 
 
 class Alarm:
-    """Remembers what was found, so that each detector speaks once."""
+    """Remembers what was found, so that each detector speaks once.
+
+    Attributes:
+        said: names of the detectors that have spoken; those of a run that is resumed are put in.
+    """
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self.said: set[str] = set()
         self._before: set[str] = set()
 
     def look(self, evidence: Evidence) -> list[Finding]:
@@ -43,10 +50,10 @@ class Alarm:
         new = [
             one
             for one in alarming
-            if one.name not in self._said and (one.name in AT_ONCE or (one.name in self._before and not young))
+            if one.name not in self.said and (one.name in AT_ONCE or (one.name in self._before and not young))
         ]
         self._before = {one.name for one in alarming}
-        self._said |= {one.name for one in new}
+        self.said |= {one.name for one in new}
         return sorted(new, key=lambda one: LAYERS.index(one.layer))
 
 
@@ -54,6 +61,15 @@ def sentence(finding: Finding) -> str:
     """A finding as one warning."""
     setting = f" ({finding.setting})" if finding.setting else ""
     return f"{finding.name}: {finding.title}: {finding.evidence} {finding.remedy}{setting}"
+
+
+def said_in(folder: Path) -> set[str]:
+    """Names of the detectors whose warning stands in a run's notes."""
+    try:
+        notes = (folder / NOTES).read_text("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return set()
+    return {one.name for one in detectors() if any(note.startswith(f"{one.name}: {one.title}: ") for note in notes)}
 
 
 def stops(findings: Sequence[Finding], stop_on: StopOn) -> Finding | None:
@@ -81,7 +97,7 @@ class Sentinel(Watch):
 
     Args:
         watch: who is told.
-        folder: the run.
+        folder: the run; what its notes have been told already is not said again.
         stop_on: the least severity that ends the run.
         every: updates between two looks.
     """
@@ -89,6 +105,7 @@ class Sentinel(Watch):
     def __init__(self, watch: Watch, folder: Path, *, stop_on: StopOn = "never", every: int = EVERY) -> None:
         self._watch, self._folder, self._stop_on, self._every = watch, folder, stop_on, every
         self._alarm = Alarm()
+        self._alarm.said = said_in(folder)
 
     def stage(self, name: str, total: int) -> None:
         """Passed on."""
@@ -110,14 +127,14 @@ class Sentinel(Watch):
         """Passed on; now and then the run is looked at.
 
         Raises:
-            RuleStopError: something as severe as `stop_on` was found. The last checkpoint is kept.
+            RuleStopError: something as severe as `stop_on` was found, that had not been said before.
         """
         self._watch.update(number, metrics)
         if number % self._every:
             return
         new = self._alarm.look(run_folder.read(self._folder, EPISODE_FILES))
         for finding in new:
-            append(self._folder / "notes.txt", sentence(finding) + "\n")
+            append(self._folder / NOTES, sentence(finding) + "\n")
             self._watch.warn(sentence(finding))
         last = stops(new, self._stop_on)
         if last is not None:
