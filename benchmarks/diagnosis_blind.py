@@ -243,6 +243,7 @@ def play_other(case: diagnosis_trl.Case, seed: int, out: Path) -> None:
 
     world = diagnosis_trl._arithmetic()
     folder = tiny.folder("arithmetic")
+    assert folder is not None
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = [id for level in ("easy", "medium", "hard") for id in list(world.ids("train", level))[:600]]

@@ -116,6 +116,23 @@ def on_dev(values: Sequence[float], n: int | None = 100) -> tuple[HeldOut, ...]:
 
 MOSTLY_LOST = batch(lambda i: episode(f"t{i % 16}", reward=float(i < 3), success=i < 3), 64)
 
+IMITATING = STUCK | {
+    "weights/failure_share": np.full(N, 0.75),
+    "weights/min": np.full(N, 0.1),
+    "weights/std": np.full(N, 0.8),
+    "entropy": np.geomspace(1.0, 0.2, N),
+    "length": np.linspace(4.5, 3.1, N) + NOISE,
+}
+"""What weighted SFT as described logs on arithmetic."""
+TWO_SCALES: dict[str, Any] = {
+    "values": {"reward": "success", "estimator": "mean"},
+    "environment": {"reward": "partial"},
+    "algorithm": {"normalise": "batch"},
+}
+HALF_EVEN = batch(lambda i: episode(f"t{i // 2}", reward=float(i % 4 == 0)))
+"""Eight tasks tried twice each; half of them earned the same both times."""
+WON_OR_PARTLY = batch(lambda i: episode(f"t{i % 16}", reward=1.0 if i < 8 else 0.2 * (i % 2), success=i < 8), 32)
+
 FAULTS: list[tuple[str, Evidence]] = [
     ("too_little_data", evidence({"success": [0.0, 0.0, 0.0], "reward": [0.0, 0.0, 0.0]})),
     ("silent_update", evidence(STUCK | {"grad_norm": np.zeros(N), "zero_std": np.full(N, 0.3)})),
@@ -158,11 +175,13 @@ FAULTS: list[tuple[str, Evidence]] = [
     ),
     ("reference_reward", evidence(STUCK, played=played(FIRST_PAID), values=ReferencePlays(TASKS, 16, 64))),
     ("failure_paid", evidence(STUCK, played=played([*WON, *PAID]))),
+    ("reward_lost", evidence(STUCK | {"zero_std": ([1.0, 0.0] * N)[:N]}, played=played(*[HALF_EVEN] * 6))),
     ("mostly_invalid", evidence(STUCK | {"invalid": np.full(N, 0.8)})),
     ("no_signal", evidence({"reward": np.full(N, -1.1), "v_star": np.full(N, -1.1), "success": np.zeros(N)})),
     ("zero_variance", evidence(STUCK | {"zero_std": np.full(N, 0.9)})),
     ("noise_amplified", evidence(STUCK, played=played(UNEVEN, UNEVEN))),
     ("values_say_nothing", evidence(STUCK, values=ReferencePlays({f"t{i}": (0.0, 0.0) for i in range(9)}, 0, 18))),
+    ("failures_imitated", evidence(IMITATING)),
     ("batch_too_small", evidence({"success": np.full(N, 0.01), "reward": FLAT}, played=played(OWN))),
     ("not_finite", evidence(STUCK | {"loss": [*np.zeros(N - 1), np.nan]})),
     ("steps_too_large", evidence({"success": FALLING, "entropy": [*np.full(20, 0.5), *np.full(40, 3.0)]})),
@@ -264,6 +283,12 @@ HEALTHY: list[tuple[str, Evidence]] = [
             {"success": np.concatenate([RISING, np.full(20, 0.4)])}, settings={"curriculum": {"name": "schedule"}}
         ),
     ),
+    # Those who learn give successes the weight in the end, or never gave failures a positive one.
+    ("failures_imitated", evidence(IMITATING | {"weights/failure_share": np.linspace(0.9, 0.1, N)})),
+    ("failures_imitated", evidence(IMITATING | {"weights/min": np.full(N, -1.0)})),
+    ("failures_imitated", evidence(IMITATING, GAINED)),
+    # Nothing is imitated where nothing sharpens, as at a learning rate of next to nothing.
+    ("failures_imitated", evidence(IMITATING | {"entropy": np.full(N, 1.0) + NOISE})),
     # What corrects the lag learns all the same.
     (
         "stale_samples",
@@ -359,6 +384,35 @@ def test_a_run_that_gained_gets_a_clean_bill_with_what_could_not_be_checked() ->
     assert found.checked
     assert found.could_not_check
     assert "500" in found.summary
+
+
+def test_two_scales_of_reward_are_as_bad_as_what_they_do_to_the_advantages() -> None:
+    def severity(rewards: Sequence[Episode], values: Mapping[str, tuple[float, ...]], settings: Any) -> str:
+        seen = evidence(STUCK, played=played(rewards), values=ReferencePlays(values, 16, 64), settings=settings)
+        found = answer("reference_reward", seen)
+        assert isinstance(found, Finding)
+        return found.severity
+
+    # Centred by the batch, what two scales shift alike is taken off again: success stands out as before.
+    assert severity(WON_OR_PARTLY, TASKS, TWO_SCALES) == "info"
+    # Ten times as large and not centred, V* is above all that is earned.
+    tenfold = dict.fromkeys(TASKS, (10.0, 0.0, 10.0, 0.0))
+    raw = TWO_SCALES | {"algorithm": {"normalise": "none"}}
+    assert severity(WON_OR_PARTLY, tenfold, raw) == "critical"
+    # Where the tasks that are won have the higher V* by more than a success earns, success looks like failure.
+    turned = {task: (10.0, 10.0) if int(task[1:]) < 8 else (-10.0, -10.0) for task in TASKS}
+    assert severity(WON_OR_PARTLY, turned, TWO_SCALES) == "critical"
+    assert severity(WON_OR_PARTLY[:8], TASKS, TWO_SCALES) == "warning"
+
+
+def test_failures_that_are_imitated_the_shorter_the_more_are_critical() -> None:
+    mean = evidence(IMITATING, settings={"algorithm": {"aggregation": "sequence_mean", "scheme": "normalized"}})
+    total = evidence(IMITATING, settings={"algorithm": {"aggregation": "sum", "scheme": "normalized"}})
+    short, even = answer("failures_imitated", mean), answer("failures_imitated", total)
+    assert isinstance(short, Finding)
+    assert isinstance(even, Finding)
+    assert (short.severity, even.severity) == ("critical", "warning")
+    assert short.setting == "--algorithm.shift=0 --algorithm.floor=0"
 
 
 def test_a_run_that_rose_and_fell_has_no_clean_bill_though_it_gained() -> None:

@@ -74,6 +74,9 @@ NOISE = Threshold(1e-3, "chosen: spread of rewards within a task against the spa
 V_STAR_AT_AN_END = Threshold(0.80, "chosen: share of tasks whose reference plays all fail, or all succeed")
 ONE_SIDED = Threshold(0.95, "chosen: share of advantages of one sign")
 SUCCESSES_AN_UPDATE = Threshold(1.0, "arithmetic: with fewer, most updates see no success at all")
+FAILURE_SHARE = Threshold(
+    0.50, "calibrated: below 0.2 at the end of runs that learn, 0.63 and more in those that do not"
+)
 
 # ---- optimiser ----------------------------------------------------------------------------------------------------
 STILL_KL = Threshold(1e-4, "chosen: nats per token from the reference after the run")

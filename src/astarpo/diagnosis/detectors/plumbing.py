@@ -152,7 +152,7 @@ def _apart(gap: Series, warn: float, crit: float, what: str) -> Answer:
     "plumbing",
     "the learner does not see the rewards that episodes earned",
     rule="the share of tasks whose attempts all earned the same, as the learner counts it, differs from the share in "
-    f"the stored episodes by more than {at.SIGNAL_GAP.value:g} on average",
+    f"the stored episodes, one way or the other, by more than {at.SIGNAL_GAP.value:g} on average",
     source="computed twice from one thing",
 )
 def reward_lost(evidence: Evidence) -> Answer:
@@ -173,16 +173,23 @@ def reward_lost(evidence: Evidence) -> Answer:
             gaps.append(float(said) - sum(several) / len(several))
     if len(gaps) < 3:
         return Unable("whether the learner's rewards are those of the episodes: episodes of three updates or more")
-    gap = float(np.mean(gaps))
-    if abs(gap) <= at.SIGNAL_GAP.value:
+    gap, apart = float(np.mean(gaps)), float(np.mean(np.abs(gaps)))
+    if apart <= at.SIGNAL_GAP.value:
         return Clear()
     control = evidence.setting("control", "none")
-    what = "constant or zero" if gap > 0 else "dealt out to other episodes, or noisy"
+    if abs(gap) > at.SIGNAL_GAP.value:
+        what = "constant or zero" if gap > 0 else "dealt out to other episodes, or noisy"
+        how = f"{gap:+.0%} more tasks have attempts that all earned the same than in the episodes, on average"
+    else:
+        what = "those of another batch, or dealt out to other episodes"
+        how = (
+            f"the share of tasks whose attempts all earned the same is {apart:.0%} off that in the episodes, now above"
+        )
+        how += " and now below, on average"
     return found(
         "critical",
-        f"By the learner's count {gap:+.0%} more tasks have attempts that all earned the same than in the episodes, on "
-        f"average over {len(gaps)} updates: the rewards that reach the loss are {what}.",
-        numbers={"gap": gap, "updates": len(gaps)},
+        f"By the learner's count {how} over {len(gaps)} updates: the rewards that reach the loss are {what}.",
+        numbers={"gap": gap, "apart": apart, "updates": len(gaps)},
         not_ruled_out=(f"this is wanted: control is {control}",) if control != "none" else (),
         remedy="Follow the reward from the episode to the loss: its order, its dtype, what it is multiplied by."
         + (" The run is a control and is not meant to learn." if control != "none" else ""),

@@ -10,8 +10,9 @@ import numpy as np
 
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.decompose import Shaping, ways
+from astarpo.diagnosis.detectors.signal import v_star
 from astarpo.diagnosis.evidence import EnvironmentFact, Evidence
-from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
+from astarpo.diagnosis.findings import Answer, Clear, Severity, Unable, detector, found
 from astarpo.diagnosis.plain import quoted
 from astarpo.diagnosis.trends import at_first, ends, learned, trend
 from astarpo.types import Ended, Episode, Turn
@@ -24,6 +25,8 @@ WRITTEN = re.compile(r"\s*([a-z_]+)\[.*\]\s*", re.DOTALL)
 HEAD = 2000
 """Characters of a reply that are looked at: an action is shorter, a hostile reply may have any length."""
 LISTED = 5
+LEAST_ADVANTAGES = 20
+"""Episodes of the first update from which the signs of advantages are told."""
 
 
 @detector(
@@ -268,7 +271,10 @@ def control(evidence: Evidence) -> Answer:
     "V* and training are measured with different rewards",
     rule="the settings name two reward modes; or the reference's plays and the first update, the same policy on the "
     "same "
-    f"tasks, differ by more than {at.REFERENCE_GAP_IN_ERRORS.value:g} standard errors",
+    f"tasks, differ by more than {at.REFERENCE_GAP_IN_ERRORS.value:g} standard errors. Critical where r − V* then has "
+    f"one sign in {at.ONE_SIDED.value:.0%} of the first update's episodes, or is no larger for those that succeed, "
+    "after its mean is taken off where the algorithm does that; a warning where it cannot be told; a remark where "
+    "neither is so or the run learns",
     source="the authors' code of A*-PO scores stage 1 more leniently than stage 2",
 )
 def reference_reward(evidence: Evidence) -> Answer:
@@ -277,9 +283,10 @@ def reference_reward(evidence: Evidence) -> Answer:
     if values is None:
         return Unable("whether V* is of the reward that is trained on: the reference's plays")
     if stage_one is not None and training is not None and stage_one != training:
+        harm, shown = _harm_of_values(evidence)
         return found(
-            "critical" if not learned(evidence).excuse else "info",
-            f"V* is estimated under the reward {stage_one!r} and the policy is trained on {training!r}.",
+            harm,
+            f"V* is estimated under the reward {stage_one!r} and the policy is trained on {training!r}.{shown}",
             numbers={"values.reward": stage_one, "environment.reward": training},
             remedy="Use one reward for both.",
             setting="--values.reward=null",
@@ -305,11 +312,11 @@ def reference_reward(evidence: Evidence) -> Answer:
         or abs(gap) < at.RISE_IN_SCALE.value * evidence.scale
     ):
         return Clear(f"{gap:+.3f} ± {error:.3f} over {len(gaps)} tasks")
+    harm, shown = _harm_of_values(evidence)
     return found(
-        "critical" if not learned(evidence).excuse else "info",
+        harm,
         f"The first update earns {gap:+.3f} (± {error:.3f}) against the reference's plays of the same {len(gaps)} "
-        "tasks, "
-        "though the same policy played both.",
+        f"tasks, though the same policy played both.{shown}",
         numbers={"gap": gap, "standard_error": error, "tasks": len(gaps), "without_plays": missing},
         where=(1, 1),
         ruled_out=("a policy that has learned: it is the first update",),
@@ -490,6 +497,31 @@ def mostly_invalid(evidence: Evidence) -> Answer:
         "it.",
         setting="--policy.rules=true",
     )
+
+
+def _harm_of_values(evidence: Evidence) -> tuple[Severity, str]:
+    """What a V* on another scale does to the advantages of the first update: how bad, and a sentence."""
+    if learned(evidence).excuse:
+        return "info", ""
+    first = next((played for played in evidence.played if played.step == 1), None)
+    rewards = {} if evidence.values is None else evidence.values.rewards
+    known = [] if first is None else [e for e in first.episodes if e.task in rewards]
+    if len(known) < LEAST_ADVANTAGES:
+        return "warning", f" What it does to r − V* is not to be told from {len(known)} episodes."
+    estimator = str(evidence.setting("values.estimator", "log_mean_exp"))
+    beta = float(evidence.setting("values.beta", 0.5) or 0.5)
+    gaps = np.array([e.reward - v_star(rewards[e.task], estimator, beta) for e in known])
+    centred = evidence.setting("algorithm.normalise") == "batch"
+    gaps -= gaps.mean() if centred else 0.0
+    sides = max(float(np.mean(gaps <= 1e-9)), float(np.mean(gaps >= -1e-9)))
+    won = np.array([e.success for e in known])
+    apart = float(gaps[won].mean() - gaps[~won].mean()) if won.any() and not won.all() else None
+    off = ", its mean taken off," if centred else ""
+    if sides >= at.ONE_SIDED.value:
+        return "critical", f" r − V*{off} has one sign in {sides:.0%} of the first {len(gaps)} episodes."
+    if apart is not None and apart <= 0.0:
+        return "critical", f" r − V*{off} is {-apart:.2f} smaller for what succeeds than for what fails."
+    return "info", f" r − V*{off} still has both signs ({sides:.0%} on one side) and tells success from failure."
 
 
 def _facts(evidence: Evidence, kind: str) -> list[EnvironmentFact]:

@@ -10,7 +10,7 @@ import numpy as np
 from astarpo.diagnosis import thresholds as at
 from astarpo.diagnosis.evidence import Evidence, batch_spread
 from astarpo.diagnosis.findings import Answer, Clear, Unable, detector, found
-from astarpo.diagnosis.trends import at_first, ends, learned, unlearned
+from astarpo.diagnosis.trends import at_first, ends, learned, trend, unlearned
 
 
 @detector(
@@ -202,7 +202,7 @@ def one_sided(evidence: Evidence) -> Answer:
         return Unable("the sign of r − V*: episodes and the reference's plays")
     beta = float(evidence.setting("values.beta", 0.5) or 0.5)
     known = [e for e in evidence.episodes if e.task in values.rewards]
-    gaps = [e.reward - _v_star(values.rewards[e.task], estimator, beta) for e in known]
+    gaps = [e.reward - v_star(values.rewards[e.task], estimator, beta) for e in known]
     if len(gaps) < 50:
         return Unable("the sign of r − V*: 50 episodes of tasks with reference plays")
     below, above = float(np.mean(np.array(gaps) <= 1e-9)), float(np.mean(np.array(gaps) > 1e-9))
@@ -282,6 +282,52 @@ def stale_values(evidence: Evidence) -> Answer:
     )
 
 
+@detector(
+    "signal",
+    "failures are imitated",
+    rule="no weight of an episode is below 0, those that failed have "
+    f"{at.FAILURE_SHARE.value:.0%} of the weight or more over the last fifth of the run, the weights are not even, "
+    "entropy falls, and the run does not learn; critical where the loss is a mean over each reply's own tokens and "
+    "replies shrink as well",
+    source="runs of weighted SFT as described, one change at a time: docs/experiments.md",
+)
+def failures_imitated(evidence: Evidence) -> Answer:
+    share, lowest, spread = (evidence.get(f"weights/{name}") for name in ("failure_share", "min", "std"))
+    entropy, length, state = evidence.get("entropy"), evidence.get("length"), learned(evidence)
+    if share is None or lowest is None or spread is None:
+        return Unable("whose replies are imitated: log the share of the weight on failures, where there are weights")
+    if entropy is None or len(entropy) < at.POINTS_FOR_TREND.value:
+        return Unable(f"whether imitation sharpens the policy: entropy over {at.POINTS_FOR_TREND.value:g} updates")
+    early, late = (float(part.mean()) for part in ends(share.values))
+    even = float(np.median(spread.values)) < at.EVEN_WEIGHTS.value
+    # Sharpened samples can look better in training than the greedy policy is.
+    learns = state.excuse and not state.lost
+    sharpens = trend(entropy).change() == "fell"
+    if late < at.FAILURE_SHARE.value or float(lowest.values.min()) < 0.0 or even or learns or not sharpens:
+        return Clear(f"{late:.0%} of the weight is on failures at the end")
+    by_length = evidence.setting("algorithm.aggregation") == "sequence_mean"
+    shrinks = length is not None and trend(length).change() == "fell"
+    shorter = ""
+    if by_length and shrinks and length is not None:
+        seen = trend(length)
+        shorter = (
+            f" A mean over each reply's own tokens favours short ones: they go from {seen.first:.1f} to "
+            f"{seen.last:.1f} tokens."
+        )
+    return found(
+        "critical" if shorter else "warning",
+        f"Failed episodes have {early:.0%} of the weight over the first fifth of the run and {late:.0%} over the last, "
+        f"no weight is below 0, and entropy goes from {trend(entropy).first:.3g} to {trend(entropy).last:.3g} nats per "
+        f"token: the policy becomes surer of what it fails with.{shorter}",
+        numbers={"first": early, "last": late},
+        ruled_out=("even weights: they differ by what is earned",),
+        remedy="Give what is below the average a weight of 0 or below it, or sum over tokens.",
+        setting="--algorithm.shift=0 --algorithm.floor=0"
+        if evidence.setting("algorithm.scheme") == "normalized"
+        else "--algorithm.aggregation=sum",
+    )
+
+
 def _one_reward(evidence: Evidence) -> Answer:
     """The same rule where only the reward, or its spread over a batch, was logged."""
     reward, spread = evidence.get("reward"), batch_spread(evidence)
@@ -312,7 +358,8 @@ def _batch(evidence: Evidence) -> float | None:
     return float(tasks * size) if isinstance(tasks, int) and isinstance(size, int) else None
 
 
-def _v_star(rewards: tuple[float, ...], estimator: str, beta: float) -> float:
+def v_star(rewards: tuple[float, ...], estimator: str, beta: float) -> float:
+    """V* of one task from the rewards of its reference plays, by the settings of a run."""
     if estimator == "max":
         return max(rewards)
     if estimator == "mean":
