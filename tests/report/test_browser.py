@@ -101,6 +101,21 @@ def test_no_report_is_wider_than_its_window_nor_runs_what_an_episode_says(
     page.close()
 
 
+def line_colours(page: Page) -> set[str]:
+    """For which ground the learning curve is drawn: by the pixels of its canvas that have a line's very colour."""
+    found: list[str] = page.evaluate("""() => {
+        const canvas = document.querySelector("#learning canvas");
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const tones = { "11,110,79": "light", "47,93,138": "light", "95,207,156": "dark", "138,184,232": "dark" };
+        const seen = new Set();
+        for (let i = 0; i < data.length; i += 4) {
+            if (data[i + 3] === 255) seen.add(tones[`${data[i]},${data[i + 1]},${data[i + 2]}`]);
+        }
+        return [...seen].filter(Boolean);
+    }""")
+    return set(found)
+
+
 def test_a_printed_report_has_all_charts_and_episodes_in_light(browser: Browser, folder: Path, tmp_path: Path) -> None:
     page = browser.new_page(viewport=DESK, color_scheme="dark")  # type: ignore[arg-type]
     page.goto(write_report([folder], tmp_path / "report.html").as_uri())
@@ -108,8 +123,14 @@ def test_a_printed_report_has_all_charts_and_episodes_in_light(browser: Browser,
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark == "rgb(21, 25, 23)"
+    page.emulate_media(media="screen")
+    assert line_colours(page) == {"dark"}
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     expect(page.locator(".plot canvas")).to_have_count(page.locator(".plot").count())
+    assert line_colours(page) == {"light"}
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert line_colours(page) == {"dark"}
+    page.emulate_media(media="print")
     panels = page.locator("article[role=tabpanel]")
     expect(panels.locator("visible=true")).to_have_count(panels.count())
     page.close()

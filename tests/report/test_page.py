@@ -36,8 +36,18 @@ def test_the_verdict_comes_first_and_says_what_the_intervals_allow(page: Beautif
     first = page.select_one("main section")
     assert first is not None
     assert "verdict" in (first.get("class") or [])
-    assert "better" in (first.get("class") or [])
+    # Its log repeats itself, which the diagnosis calls failing: no gain is green above that.
+    assert "open" in (first.get("class") or [])
+    assert "Diagnosis: failing" in first.get_text()
     assert "Success rose from 20.0 % to 80.0 %, +60.0 points (95 % interval +47" in first.get_text()
+
+
+def test_a_gain_that_no_diagnosis_speaks_against_is_shown_as_one(tmp_path: Path) -> None:
+    updates = [[an_episode(f"sum/{u}-{i}", reward=float(4 * i < 8 + 2 * u)) for i in range(16)] for u in range(20)]
+    first = BeautifulSoup(report_page(write_run(tmp_path / "run", updates, finished=True)), "html.parser").section
+    assert first is not None
+    assert "Diagnosis: healthy" in first.get_text()
+    assert "better" in (first.get("class") or [])
 
 
 def test_a_report_asks_for_nothing(page: BeautifulSoup) -> None:

@@ -189,5 +189,13 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     for (const box of [...drawn.keys()]) draw(box);
   });
-  addEventListener("beforeprint", () => boxes.filter((box) => !drawn.has(box)).forEach(draw));
+  // Paper is light. Pictures have their colours from the page, which is told before the medium changes.
+  addEventListener("beforeprint", () => {
+    document.documentElement.dataset.printing = "";
+    boxes.forEach(draw);
+  });
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.printing;
+    [...drawn.keys()].forEach(draw);
+  });
 })();
