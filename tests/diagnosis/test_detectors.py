@@ -185,6 +185,12 @@ FAULTS: list[tuple[str, Evidence]] = [
     ("batch_too_small", evidence({"success": np.full(N, 0.01), "reward": FLAT}, played=played(OWN))),
     ("not_finite", evidence(STUCK | {"loss": [*np.zeros(N - 1), np.nan]})),
     ("steps_too_large", evidence({"success": FALLING, "entropy": [*np.full(20, 0.5), *np.full(40, 3.0)]})),
+    (
+        "steps_too_large",
+        evidence({"loss": [6.0, 40.0, 90.0, 60.0, *np.full(16, 4.7)], "entropy": [1.0, *np.full(19, 0.1)]}),
+    ),
+    # As TRL's RLOO at a beta of 100: what is not known is read off the gradient, which the KL makes from the second on.
+    ("held_by_kl", evidence(STUCK | {"kl": [0.0, *np.full(N - 1, 0.2)], "grad_norm": [4.0, *np.full(N - 1, 2000.0)]})),
     # The first step destroyed it: only the first update is still played by the policy that was there before.
     ("steps_too_large", evidence({"success": [0.2, *np.zeros(N - 1)], "entropy": [1.1, *np.full(N - 1, 0.49)]})),
     ("steps_too_large", evidence({"success": [0.09, *np.zeros(19)], "entropy": [1.1, *np.full(19, 0.2)]})),
@@ -287,6 +293,11 @@ HEALTHY: list[tuple[str, Evidence]] = [
     ("failures_imitated", evidence(IMITATING | {"weights/failure_share": np.linspace(0.9, 0.1, N)})),
     ("failures_imitated", evidence(IMITATING | {"weights/min": np.full(N, -1.0)})),
     ("failures_imitated", evidence(IMITATING, GAINED)),
+    # A loss of imitation that falls, one batch aside, and a loss beside rewards.
+    ("steps_too_large", evidence({"loss": [6.0, 13.0, *np.linspace(6, 3, 18)], "entropy": np.geomspace(1, 0.1, 20)})),
+    ("steps_too_large", evidence(STUCK | {"loss": np.geomspace(0.01, 1, N), "entropy": np.geomspace(1, 0.1, N)})),
+    # A gradient that grows as the policy learns, and one that was small where there was no signal.
+    ("held_by_kl", evidence(STUCK | {"kl": [0.0, *np.full(N - 1, 0.2)], "grad_norm": [1.0, *np.full(N - 1, 12.0)]})),
     # Nothing is imitated where nothing sharpens, as at a learning rate of next to nothing.
     ("failures_imitated", evidence(IMITATING | {"entropy": np.full(N, 1.0) + NOISE})),
     # What corrects the lag learns all the same.

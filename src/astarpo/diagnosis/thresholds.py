@@ -91,6 +91,8 @@ KL_CRITICAL = Threshold(2.0, RLDOCTOR)
 CLIPPED = Threshold(0.20, RLDOCTOR)
 CLIPPED_CRITICAL = Threshold(0.40, RLDOCTOR)
 KL_WEIGHT = Threshold(1.0, "chosen: one nat of KL costs as much as the best reward differs from the worst")
+KL_GRADIENT = Threshold(50.0, "calibrated: 534 and more under a weight of 100 and 1000, below 13 in 106 other runs")
+LOSS_GROWN = Threshold(2.0, "chosen: a loss of imitation begins at its worst and falls")
 ENTROPY_BONUS = Threshold(
     0.1, "chosen: a nat of entropy then weighs a tenth of an advantage of 1, and moves it by itself"
 )

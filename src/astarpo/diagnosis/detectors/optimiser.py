@@ -71,15 +71,16 @@ def stale_samples(evidence: Evidence) -> Answer:
 @detector(
     "optimiser",
     "the steps are too large",
-    rule=f"success or reward loses {at.FALL.value:.0%} of the best level it had and does not come back, and in the "
+    rule=f"success or reward loses {at.FALL.value:.0%} of the best level it had and does not come back, or a loss "
+    f"beside which neither is logged grows to {at.LOSS_GROWN.value:g} times its first value, and in the "
     "same stretch entropy or the length of replies halves or doubles, KL jumps or the gradient spikes, where the "
-    f"entropy bonus is below {at.ENTROPY_BONUS.value:g}",
+    f"entropy bonus is below {at.ENTROPY_BONUS.value:g} and the gradient is not the KL's",
     source="RAGEN, arXiv:2504.20073: reward falls, then a gradient spike marks the point of no return",
 )
 def steps_too_large(evidence: Evidence) -> Answer:
     fall = fallen(evidence)
     if fall is None:
-        return Unable(f"whether it fell: {at.POINTS_FOR_TREND.value:g} updates with success or reward")
+        return Unable(f"whether it fell: {at.POINTS_FOR_TREND.value:g} updates with success, reward or a loss")
     name, best, last, step = fall
     if not step:
         return Clear()
@@ -89,19 +90,26 @@ def steps_too_large(evidence: Evidence) -> Answer:
     bonus = float(evidence.setting("algorithm.entropy_coef", 0.0) or 0.0)
     if bonus >= at.ENTROPY_BONUS.value:
         return Clear(f"an entropy bonus of {bonus:g} can do that at any learning rate")
+    if drowned_by_kl(evidence) is not None:
+        return Clear("a KL that outweighs the rewards can do that at any learning rate")
     moved = [sign for sign in signs if sign[1]]
     if not moved:
         return Clear(f"{name} fell, and entropy, KL and gradient stayed")
     rate = evidence.get("learning_rate")
     at_rate = f" The learning rate is {rate.values.max():.2g}." if rate is not None else ""
+    went = "rose" if name == "loss" else "fell"
+    back = "" if name == "loss" else " and did not come back"
+    others = ["an entropy bonus or a KL weight of the wrong size or sign"]
+    if not _rose_before(evidence, name, best, step):
+        others.append("a loss or advantages of the wrong sign: nothing rose before it fell")
     return found(
         "critical",
-        f"{name} fell from {best:.3f} to {last:.3f} from update {step} on and did not come back; "
+        f"{name} {went} from {best:.3f} to {last:.3f} from update {step} on{back}; "
         + "; ".join(words for words, _ in moved)
         + f".{at_rate}",
         numbers={"best": best, "last": last, "from": step},
         where=(step, evidence.last_step),
-        not_ruled_out=("an entropy bonus or a KL weight of the wrong size or sign",),
+        not_ruled_out=tuple(others),
         remedy="Lower the learning rate by 3 to 10 times, warm it up, and hold the policy by a KL to the reference.",
         setting=_lower(evidence) + " --optimizer.warmup=5",
     )
@@ -191,11 +199,24 @@ def clipping(evidence: Evidence) -> Answer:
     "optimiser",
     "the KL holds the policy where it is",
     rule="the weight of the KL to the reference, from the settings or as loss over KL, is "
-    f"{at.KL_WEIGHT.value:g} times the span of rewards per nat or more, there is signal, and the run does not learn",
+    f"{at.KL_WEIGHT.value:g} times the span of rewards per nat or more, or, where it is not known, the gradient's norm "
+    f"is {at.KL_GRADIENT.value:g} times that of the first update, in which the KL and its gradient are 0; there is "
+    "signal, and the run does not learn",
     source="usual weights are 0.001 to 0.1: GRPO, arXiv:2402.03300, has 0.04",
 )
 def held_by_kl(evidence: Evidence) -> Answer:
-    weight = kl_weight(evidence)
+    weight, times = kl_weight(evidence), drowned_by_kl(evidence)
+    if weight is None and times is not None and learned(evidence).training in ("flat", "fell"):
+        return found(
+            "critical",
+            "In the first update, where the policy is its reference and the KL has no gradient, the gradient's norm is "
+            f"{evidence.series['grad_norm'].values[0]:.3g}; from then on it is {times:,.0f} times that in the median: "
+            f"the KL outweighs the rewards. {learned(evidence).words[0].upper()}{learned(evidence).words[1:]}.",
+            title="the KL drowns the rewards",
+            numbers={"times": times},
+            remedy="Lower the weight of the KL to 0.001 to 0.05 of the span of rewards, or drop it.",
+            setting="--algorithm.kl_coef=0.01",
+        )
     if weight is None:
         return Unable("whether the KL holds the policy: its weight, or loss and KL to the reference")
     state, span = learned(evidence), max(evidence.scale, 1e-9)
@@ -284,6 +305,28 @@ def kl_weight(evidence: Evidence) -> float | None:
     return float(middle) if middle > 0.0 and high - low < 0.5 * middle else None
 
 
+def drowned_by_kl(evidence: Evidence) -> float | None:
+    """How many times the first update's gradient the later ones are, where the KL alone can have made them so large."""
+    grad, kl = evidence.get("grad_norm"), evidence.get("kl")
+    if grad is None or kl is None or len(grad) < at.POINTS_FOR_TREND.value or grad.values[0] <= 0.0:
+        return None
+    beside = kl.at(grad.steps)
+    # A first update of which the KL is not 0 has been preceded by others.
+    if not abs(beside[0]) < 1e-6 or not float(np.nanmedian(beside)) > at.STILL_KL.value:
+        return None
+    times = float(np.median(grad.values[1:])) / float(grad.values[0])
+    return times if times >= at.KL_GRADIENT.value else None
+
+
+def _rose_before(evidence: Evidence, name: str, best: float, step: int) -> bool:
+    """Whether what fell at `step` had been better than at the very start; by chance it is that now and then."""
+    series = evidence.get(name)
+    if series is None:
+        return False
+    start = float(series.values[: max(3, len(series) // 10)].mean())
+    return best > 1.5 * start and int(series.steps[0]) + 3 < step
+
+
 def _is_astar(evidence: Evidence) -> bool:
     return str(evidence.setting("algorithm.name", "")).startswith("astar")
 
@@ -322,7 +365,20 @@ def fallen(evidence: Evidence) -> tuple[str, float, float, int] | None:
         if not step and unlearned(evidence):
             return name, float(series.values[0]), 0.0, int(series.steps[1])
         return name, best, last, step
-    return None
+    return _loss_grown(evidence)
+
+
+def _loss_grown(evidence: Evidence) -> tuple[str, float, float, int] | None:
+    """As `fallen`, of a loss that is all there is: imitation's. A loss beside rewards says nothing by its size."""
+    loss = evidence.get("loss")
+    alone = evidence.get("success", "reward", "advantage") is None
+    if not alone or loss is None or len(loss) < at.POINTS_FOR_TREND.value or loss.values[0] <= 0.0:
+        return None
+    first, most = float(loss.values[0]), int(np.argmax(loss.values))
+    over = loss.values >= at.LOSS_GROWN.value * first
+    # Three updates of it: one batch may be harder than others.
+    step = int(loss.steps[int(np.argmax(over))]) if int(over.sum()) >= 3 else 0
+    return "loss", first, float(loss.values[most]), step
 
 
 def spiking(grad: Series) -> Array:
