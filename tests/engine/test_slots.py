@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from astarpo.engine.conversations import Slots, _generator, choose, invert_by_blocks
 from astarpo.engine.forward import Forward
 from astarpo.engine.slots import SlotCache
+from astarpo.errors import RunError
 from astarpo.policy.huggingface import HuggingFacePolicy
 from astarpo.types import Reply
 from small import small_policy, small_tokenizer
@@ -310,6 +311,20 @@ def test_a_step_begun_before_it_is_known_who_goes_on_changes_nothing() -> None:
     for turn, again in zip(one, other, strict=True):
         assert [reply.ids for reply in turn] == [reply.ids for reply in again]
         torch.testing.assert_close([r.log_probs for r in turn], [r.log_probs for r in again], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_policy_whose_log_probs_are_no_numbers_does_not_play(temperature: float, ahead: bool, number: float) -> None:
+    policy = small_policy()
+    if ahead:
+        policy.forward = _Ahead(policy.forward)
+    policy.model.model.layers[1].mlp.down_proj.weight.data[3, 4] = number
+    conversations = policy.open([(0,), (1,)])
+    conversations.extend([0, 1], [[40, 41], [42]])
+    with pytest.raises(RunError, match=r"log-probs .* are NaN or infinite, so it cannot play: .* earlier checkpoint"):
+        conversations.reply([0, 1], 4, temperature)
 
 
 def test_looking_by_blocks_stays_among_the_words_where_probabilities_are_no_numbers() -> None:

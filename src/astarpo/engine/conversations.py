@@ -19,6 +19,7 @@ from astarpo.chat import Chat
 from astarpo.engine.forward import Forward
 from astarpo.engine.replies import Replies, Speaking
 from astarpo.engine.slots import SlotCache
+from astarpo.errors import RunError
 from astarpo.types import Reply
 
 READ_TOKENS = 2048
@@ -29,6 +30,13 @@ READ_TOKENS_ON_GPU = 4096
 
 SHARED_TOKENS = 32
 """From so many tokens on, a beginning that another conversation has too is copied rather than computed."""
+
+
+NO_NUMBERS = (
+    "the log-probs of what the policy says are NaN or infinite, so it cannot play: its weights hold such numbers, or "
+    "are so large that its precision overflows; go back to an earlier checkpoint or to another model, and lower "
+    "optimizer.learning_rate where training led there."
+)
 
 
 class Player(Protocol):
@@ -244,7 +252,11 @@ class Slots(Speaking):
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Reply]]:
-        """One token more for each reply under way; those that ended with it, by slot."""
+        """One token more for each reply under way; those that ended with it, by slot.
+
+        Raises:
+            RunError: the policy's log-probs are not finite.
+        """
         assert self._logits is not None
         replies, forward = self._replies, self._forward
         going, rows, logits = replies.slots, replies.rows, self._logits
@@ -263,6 +275,8 @@ class Slots(Speaking):
             following = forward.step(self._cache, rows[on].tolist(), some)
             wait()
         ids, log_probs = told.numpy(force=True).T
+        if not np.isfinite(log_probs).all():
+            raise RunError(NO_NUMBERS)
         goes_on = replies.say(ids.astype(np.int64), log_probs)
         replies.slots, replies.rows = going[goes_on], rows[goes_on]
         if following is not None:

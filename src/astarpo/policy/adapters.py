@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from astarpo.errors import DataError, SettingsError
 
@@ -100,7 +102,8 @@ def read(folder: Path, model: Any) -> None:
                 f"the adapter {folder} was trained on another model than {model.name_or_path or 'this one'} is now: "
                 "name the model that it was trained on."
             )
-        found = model.load_adapter(str(folder), is_trainable=True)
+        with _quiet():
+            found = model.load_adapter(str(folder), is_trainable=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DataError(
             f"the adapter {folder} does not fit the model {model.name_or_path}: {in_short(error)}; it was trained on "
@@ -117,6 +120,17 @@ def read(folder: Path, model: Any) -> None:
             f"place there or are missing, such as {lost[0]!r}; it was trained on another base."
         )
     only_adapter_learns(model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of tensors that did not fit: what it says, an error of ours says in one sentence."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def only_adapter_learns(model: Any) -> None:

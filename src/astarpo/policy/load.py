@@ -48,7 +48,7 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
                 "and the one that is there goes on learning."
             )
         where = adapters.base_of(adapter)
-    _check_folder(where)
+    _check_folder(where, adapter)
     # transformers shows a bar for 0.3 M parameters; progress is ours to show.
     transformers_logging.disable_progress_bar()
     try:
@@ -178,10 +178,15 @@ def _tokenizer(where: str) -> Any:
     return AutoTokenizer.from_pretrained(where)
 
 
-def _check_folder(where: str) -> None:
+def _check_folder(where: str, adapter: Path | None) -> None:
     folder = Path(where)
     if not folder.is_dir():
         if where.startswith((".", "/", "~")) or where.count("/") > 1:
+            if adapter is not None:
+                raise DataError(
+                    f"the adapter {adapter} was trained on the model {where}, which is not there: put it back, or "
+                    f"write its new place into {adapter / adapters.CONFIG} as base_model_name_or_path."
+                )
             raise DataError(f"there is no model folder {where}: check the path.")
         return
     if not (folder / "config.json").exists():
