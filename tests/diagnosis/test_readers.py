@@ -244,6 +244,10 @@ AS_PEOPLE_KEEP_THEM: dict[str, tuple[str, str]] = {
         "| step | success | entropy |\n|---|---|---|\n" + "".join(f"| {n} | {s} | {e} |\n" for n, s, e in KEPT),
     ),
     "columns": ("table.txt", "Step  Success  Entropy\n" + "".join(f"{n:4d}  {s:7.3f}  {e:.3f}\n" for n, s, e in KEPT)),
+    "rows_of_pandas": (
+        "frame.txt",
+        "   step  success  entropy\n" + "".join(f"{n - 1}  {n:4d}  {s:7.3f}  {e:7.3f}\n" for n, s, e in KEPT),
+    ),
     "steps_in_brackets": (
         "train.log",
         "".join(f"Epoch [1/3] Step [{n}/3] success: {s} entropy: {e}\n" for n, s, e in KEPT),

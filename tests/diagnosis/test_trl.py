@@ -1,4 +1,5 @@
-"""Logs of TRL's GRPOTrainer, healthy and with seeded faults (benchmarks/diagnosis_trl.py, seed 0), and a live one."""
+"""Logs of TRL's trainers, healthy and with seeded faults (benchmarks/diagnosis_trl.py and diagnosis_blind.py, seed 0),
+and a live one."""
 
 from __future__ import annotations
 
@@ -33,9 +34,14 @@ FAULTS = {
     "too_hard": "zero_variance",
     "reward_infinite": "not_finite",
     "eight_tasks": "held_out_flat",
+    "cut_and_masked": "replies_never_end",
+    "learning_rate_0": "no_movement",
+    "reward_weight_of_minus_one": "reward_without_success",
+    "rloo_kl_huge": "held_by_kl",
+    "sft_learning_rate_times_1000": "steps_too_large",
 }
-HEALTHY = ("healthy_grpo", "healthy_kl", "healthy_every_tenth")
-SILENT = ("reward_by_chance", "five_steps")
+HEALTHY = ("healthy_grpo", "healthy_kl", "healthy_every_tenth", "one_of_two_graders_says_none")
+SILENT = ("reward_by_chance", "five_steps", "sft")
 
 FEW = ("step", "epoch", "loss", "reward", "reward_std", "entropy", "grad_norm", "learning_rate")
 """What older trainers logged, and what people keep."""

@@ -170,8 +170,9 @@ class _Log:
             return True
         cells = CELLS.split(line.strip().strip("|").strip())
         numbers = [CELL.fullmatch(cell) for cell in cells]
-        if self.columns and len(cells) == len(self.columns) and any(numbers):
-            self._row(numbers)
+        if self.columns and len(cells) - len(self.columns) in (0, 1) and any(numbers):
+            # pandas prints the number of a row before it, under no name.
+            self._row(numbers[len(cells) - len(self.columns) :])
             return True
         self.columns = []
         if len(cells) > 1 and not any(numbers) and any(cell.lower() in STEPS for cell in cells):
