@@ -62,3 +62,28 @@ def test_what_is_no_dotted_path_is_said_to_be_none(path: str) -> None:
 def test_a_missing_module_is_named() -> None:
     with pytest.raises(SettingsError, match="no module named 'no_such_module_here'"):
         plugins.load("no_such_module_here.exact")
+
+
+OWN = """
+from astarpo.algorithms.base import Algorithm, AlgorithmSettings, Needs
+
+class Unfinished(Algorithm[AlgorithmSettings]):
+    Settings = AlgorithmSettings
+    needs = Needs()
+
+class Bare(Algorithm[AlgorithmSettings]):
+    needs = Needs()
+    def loss(self, scored, batch):
+        return scored.logp.sum(), {}
+"""
+
+
+def test_what_a_class_of_ones_own_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_method_case.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match="Unfinished' does not define loss, which every Algorithm must"):
+        plugins.find("astarpo.algorithms", "own_method_case.Unfinished", Algorithm)
+    with pytest.raises(SettingsError, match="Bare' does not say which settings it has"):
+        plugins.find("astarpo.algorithms", "own_method_case.Bare", Algorithm)
+    with pytest.raises(SettingsError, match=r"name the class too: own_method_case\.ClassName"):
+        plugins.find("astarpo.algorithms", "own_method_case", Algorithm)

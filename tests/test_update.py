@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from astarpo.algorithms.base import Algorithm
-from astarpo.batch import Batch
+from astarpo.batch import Batch, Scored
 from astarpo.collate import collate
 from astarpo.curriculum.base import generator
 from astarpo.environments.rewards import score
+from astarpo.errors import AlgorithmContractError
 from astarpo.optimizers import Together
 from astarpo.policy import scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -412,3 +413,18 @@ def test_metrics_of_several_steps_become_one_line() -> None:
     assert together(steps) == pytest.approx(
         {"loss": 1.5, "mismatch/max": 0.1, "mismatch/mean": 0.01, "ratio/max": 1.5, "w/min": 0.2, "grad_norm": 2.0}
     )
+
+
+class Forgetful(Explodes):
+    """Returns one loss an episode, as a loss that nobody averaged is."""
+
+    def loss(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        return (scored.logp * batch.acted).sum(-1), {}
+
+
+def test_a_loss_that_is_no_number_stops_the_run_in_one_sentence(
+    pair: tuple[HuggingFacePolicy, HuggingFacePolicy, Batch],
+) -> None:
+    policy, reference, whole = pair
+    with pytest.raises(AlgorithmContractError, match=r"\.loss must return a scalar tensor first, got .* \[16\]"):
+        backward(policy, whole, Forgetful(ExplodesSettings.parse({})), reference=reference, tokens=400)

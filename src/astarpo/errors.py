@@ -19,6 +19,10 @@ class EnvironmentContractError(AstarpoError):
     """An environment or reward function broke its contract: it raised, or returned NaN, or no such task exists."""
 
 
+class AlgorithmContractError(AstarpoError):
+    """An algorithm's loss returned something else than a scalar with a gradient and numbers to log."""
+
+
 class RunError(AstarpoError):
     """A run folder cannot be read, written, or resumed."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from importlib.metadata import entry_points
@@ -45,6 +46,8 @@ def find(package: str, key: str, base: type[T]) -> type[T]:
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+        if key.isidentifier() and importlib.util.find_spec(key) is not None:
+            hint += f" Of the module {key}, name the class too: {key}.ClassName."
         raise SettingsError(f"there is no {base.__name__.lower()} {key!r}: {hint}")
     for entry in entry_points(group=package):
         if entry.name == key:
@@ -87,6 +90,11 @@ def _by_path(key: str, base: type[T]) -> type[T]:
 def _checked(found: object, base: type[T], key: str) -> type[T]:
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise SettingsError(f"{key!r} is not a subclass of {base.__module__}.{base.__qualname__}: derive from it.")
+    if inspect.isabstract(found):
+        lacking = ", ".join(sorted(getattr(found, "__abstractmethods__")))  # noqa: B009
+        raise SettingsError(f"{key!r} does not define {lacking}, which every {base.__name__} must: add it.")
+    if "Settings" in base.__annotations__ and not hasattr(found, "Settings"):
+        raise SettingsError(f"{key!r} does not say which settings it has: write Settings = ... in its class.")
     return found
 
 
@@ -97,10 +105,10 @@ def _only_part(module: object, base: type[T]) -> type[T]:
         for _, value in inspect.getmembers(module, inspect.isclass)
         if issubclass(value, base)
         and value is not base
-        and not inspect.isabstract(value)
         and value.__module__.startswith(name)
         and not value.__name__.startswith("_")
     ]
-    if len(found) != 1:
-        raise SettingsError(f"module {name!r} must define exactly one public {base.__name__}, it defines {len(found)}.")
-    return found[0]
+    whole = [value for value in found if not inspect.isabstract(value)] or found
+    if len(whole) != 1:
+        raise SettingsError(f"module {name!r} must define exactly one public {base.__name__}, it defines {len(whole)}.")
+    return _checked(whole[0], base, f"{name}.{whole[0].__name__}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from astarpo.algorithms.base import Algorithm, AlgorithmSettings
+from astarpo.algorithms.base import Algorithm, AlgorithmSettings, checked
 from astarpo.batch import Batch, Scored
 from astarpo.curriculum.base import generator
 from astarpo.optimizers import Together, adamw, build_optimizer
@@ -143,7 +143,8 @@ def backward(
     part = batch if rows is None else batch.take(rows)
 
     def loss_of(scored: Scored) -> tuple[Tensor, dict[str, float]]:
-        return algorithm.loss(scored if rows is None else _spread(scored, rows, batch), batch)
+        given = algorithm.loss(scored if rows is None else _spread(scored, rows, batch), batch)
+        return checked(algorithm.settings.name, given)
 
     packed, at_once = policy.traits.packed, pass_tokens(batch.tokens.device, tokens)
     if scoring.size(part, packed=packed) <= tokens:

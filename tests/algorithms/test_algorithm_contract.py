@@ -23,11 +23,11 @@ from pydantic.fields import FieldInfo
 from torch import Tensor
 
 from astarpo import plugins
-from astarpo.algorithms.base import Algorithm
+from astarpo.algorithms.base import Algorithm, checked
 from astarpo.batch import Batch, Scored
 from astarpo.errors import MissingColumnError, SettingsError
 
-NAMES = plugins.names("astarpo.algorithms")
+FILES = plugins.names("astarpo.algorithms")
 POLICY, REFERENCE = random_table(0), random_table(1)
 # So that of the six plays below each task has one that earns 1 or more, and one that does not.
 REWARDS = {play: 1.6 * reward for play, reward in random_rewards(2).items()}
@@ -40,6 +40,18 @@ NOT_IN_THE_LOSS = {"name", "group_size", "critic_speed"}
 def kind_of(name: str) -> type[Algorithm[Any]]:
     found: type[Algorithm[Any]] = plugins.find("astarpo.algorithms", name, Algorithm)
     return found
+
+
+def loadable(name: str) -> bool:
+    try:
+        kind_of(name)
+    except SettingsError:
+        return False
+    return True
+
+
+NAMES = [name for name in FILES if loadable(name)]
+"""A file that cannot be used fails `test_every_file_can_be_used` and takes the others' tests with it no more."""
 
 
 def choices(field: FieldInfo) -> list[object]:
@@ -130,16 +142,53 @@ def test_the_algorithms_of_the_project_are_found() -> None:
     assert {"astar_po", "weighted_sft", "reinforce", "grpo"} <= set(NAMES)
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_can_be_used(name: str) -> None:
+    plugins.find("astarpo.algorithms", name, Algorithm)
+
+
 @every_variant
 def test_loss_is_a_finite_scalar_and_metrics_are_finite_json(name: str, settings: dict[str, object]) -> None:
     batch = a_batch()
     scored = leaves(batch)
-    loss, metrics = make(name, settings).loss(scored, batch)
-    assert loss.shape == ()
-    assert loss.isfinite()
-    assert any(slope.any() for slope in slopes(loss, scored))
+    loss, metrics = checked(name, make(name, settings).loss(scored, batch))
+    assert loss.isfinite(), f"the loss is {loss.item()}"
+    assert any(slope.any() for slope in slopes(loss, scored)), "no column that the policy gives has a gradient"
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert {"reward/mean", "advantage/mean", "entropy", "signal/skipped"} <= set(metrics)
+
+
+def pull(name: str, settings: dict[str, object], reward: Tensor) -> Tensor:
+    """[B] the loss's slope in each episode's log-probs, summed, where the plays earn `reward` [B]."""
+    batch = paid(reward)
+    scored = leaves(batch)
+    loss, _ = make(name, settings).loss(scored, batch)
+    return slopes(loss, scored)[0].sum(-1)
+
+
+@every_variant
+def test_who_earns_more_is_pushed_up_more(name: str, settings: dict[str, object]) -> None:
+    """A loss is minimised: more reward may only lower the slope in what earned it."""
+    reward, fell = a_batch().reward, False
+    before = pull(name, settings, reward)
+    for i in range(len(reward)):
+        more = reward.clone()
+        more[i] += 0.3
+        change = float((pull(name, settings, more) - before)[i])
+        assert change <= 1e-9, f"attempt {i} earned 0.3 more and its slope rose by {change}: is a sign turned round?"
+        fell = fell or change < -1e-9
+    assert fell, "no attempt is pushed up for what it earns"
+
+
+@every_variant
+def test_what_is_nothing_on_paper_is_nothing(name: str, settings: dict[str, object]) -> None:
+    """AdamW makes a whole step of any gradient, of one of rounding too."""
+    if "kl_coef" in settings:
+        return
+    for equal in (0.1, 0.3, 0.7):
+        found = pull(name, settings, torch.full_like(a_batch().reward, equal)).abs()
+        dust = found[(found > 0) & (found < 1e-9)]
+        assert not len(dust), f"equal pay of {equal} leaves slopes of {dust.tolist()}: use numerics.uniform_groups."
 
 
 @contextmanager

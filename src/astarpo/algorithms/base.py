@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from astarpo.batch import Batch, Scored
+from astarpo.errors import AlgorithmContractError
 from astarpo.settings import Settings
 
 
@@ -38,6 +39,42 @@ class AlgorithmSettings(Settings):
 
 
 S = TypeVar("S", bound=AlgorithmSettings)
+
+
+def checked(name: str, given: object) -> tuple[Tensor, dict[str, float]]:
+    """What `Algorithm.loss` of the algorithm `name` returned, if it is what that promises.
+
+    Raises:
+        AlgorithmContractError: it is not a scalar tensor with a gradient (none is asked for under `signal/skipped`)
+            and a dict of numbers.
+    """
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict)):
+        raise AlgorithmContractError(
+            f"{name}.loss must return the loss and a dict of metrics, got {_shown(given)}: return both."
+        )
+    loss, metrics = given
+    if not isinstance(loss, Tensor) or loss.shape != ():
+        raise AlgorithmContractError(
+            f"{name}.loss must return a scalar tensor first, got {_shown(loss)}: make one number of it, "
+            "for example with numerics.aggregate."
+        )
+    for key, value in metrics.items():
+        if not isinstance(value, (int, float)):
+            raise AlgorithmContractError(
+                f"{name}.loss must return numbers to log, got {_shown(value)} as {key!r}: write float(...)."
+            )
+    if not loss.requires_grad and not metrics.get("signal/skipped"):
+        raise AlgorithmContractError(
+            f"{name}.loss returned a loss without a gradient: make it from scored.logp without detaching that, or say "
+            "signal/skipped 1.0 where there is nothing to learn."
+        )
+    return loss, metrics
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return f"{type(value).__name__} {value!r}"[:60]
 
 
 class Algorithm(ABC, Generic[S]):
