@@ -320,3 +320,24 @@ def test_no_more_logits_exist_at_a_time_than_a_chunk_has(adapted: bool) -> None:
             mixed([column for column in scores if column is not None]).backward()  # type: ignore[no-untyped-call]
         # What must be there anyway is smaller than a chunk: the weights have 20,000 numbers.
         assert seen.numel == most
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("lengths", [(60, 41, 33, 32, 32, 20, 17, 16, 5, 1), (33, 33), (32, 16, 16), (9, 9, 9), (1,)])
+def test_attention_inside_short_and_long_episodes_is_that_of_each_by_itself(
+    lengths: tuple[int, ...], groups: int
+) -> None:
+    torch.manual_seed(0)
+    given = [torch.randn(1, heads, sum(lengths), 8, requires_grad=True) for heads in (4, groups, groups)]
+    found, _ = scoring.packed_attention(None, *given, None, packed_lengths=lengths, scaling=0.3)
+    expected = torch.cat(
+        [
+            torch.nn.functional.scaled_dot_product_attention(*part, is_causal=True, scale=0.3, enable_gqa=True)
+            for part in zip(*(one.split(lengths, 2) for one in given), strict=True)
+        ],
+        2,
+    ).transpose(1, 2)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    weight = torch.randn(expected.shape)
+    one, two = (torch.autograd.grad((whole * weight).sum(), given) for whole in (found, expected))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)

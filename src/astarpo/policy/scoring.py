@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -34,6 +34,9 @@ PACKED = "astarpo_packed"
 
 PACKABLE = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers that `packed_attention` stands in for."""
+
+SHORT, ALIKE = 32, 16
+"""Tokens up to which episodes are attended to by plain products on a CPU, and how unlike in length they may be then."""
 
 WORTH = 0.1
 """Share of the tokens that sharing beginnings must save: gathering for attention is not free. Set, not measured."""
@@ -376,6 +379,7 @@ def packed_attention(
 
     A GPU attends to all of them in one call. Elsewhere those of one length are attended to in one call: on a CPU that
     is faster than padding them, and several times faster than one call with a mask of blocks (docs/performance.md).
+    Short ones are padded to two lengths at most, and two products of matrices do.
 
     Args:
         query: [1, heads, N, D]; key and value may have fewer heads.
@@ -400,7 +404,12 @@ def packed_attention(
         )
         return (whole if packed_back is None else whole.index_select(0, packed_back))[None], None
     parts, begin = [], 0
-    for length, count in _runs(packed_lengths):
+    by_hand = query.device.type == "cpu" and query.dtype == torch.float32 and not dropout
+    if by_hand and (sliding_window is None or sliding_window >= SHORT):
+        lengths, blocks = _short_blocks(tuple(packed_lengths))
+    else:
+        lengths, blocks = tuple(packed_lengths), ()
+    for length, count in _runs(lengths):
         end = begin + length * count
         # [N, heads, D] is contiguous, so this is a view: no token is copied.
         q, k, v = (one[begin:end].view(count, length, *one.shape[1:]).transpose(1, 2) for one in rows)
@@ -421,8 +430,77 @@ def packed_attention(
         )
         parts.append(attended.transpose(1, 2).flatten(0, 1))
         begin = end
+    for block in blocks:
+        q, k, v = (one[block.begin : block.end] for one in rows)
+        parts.append(_of_short(q, k, v, block, scaling))
     whole = torch.cat(parts) if len(parts) > 1 else parts[0]
     return (whole if packed_back is None else whole.index_select(0, packed_back))[None], None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Neighbours that are short and of like length, attended to in one rectangle.
+
+    Attributes:
+        begin, end: their tokens in the pass.
+        count, longest: the rectangle's rows and columns.
+        fill: [count · longest] which of their tokens stands where, the last one of each repeated; None where no row is
+            shorter than another.
+        real: which places of the rectangle are theirs, in order; None likewise.
+        hidden: [longest, longest] 0 where attention may look and -inf elsewhere.
+    """
+
+    begin: int
+    end: int
+    count: int
+    longest: int
+    fill: Tensor | None
+    real: Tensor | None
+    hidden: Tensor
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _short_blocks(lengths: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[_Block, ...]]:
+    """The lengths that come first and are not short, and blocks of all that follow."""
+    first = max((k + 1 for k, length in enumerate(lengths) if length > SHORT), default=0)
+    blocks, begin, k = list[_Block](), sum(lengths[:first]), first
+    while k < len(lengths):
+        step = (lengths[k] - 1) // ALIKE
+        end = next((j for j in range(k, len(lengths)) if (lengths[j] - 1) // ALIKE != step), len(lengths))
+        some = torch.tensor(lengths[k:end])
+        longest, each = int(some.max()), torch.arange(int(some.max()))
+        fill = real = None
+        if int(some.min()) < longest:
+            starts = some.cumsum(0) - some
+            fill = (starts[:, None] + torch.minimum(each, some[:, None] - 1)).flatten()
+            real = (each < some[:, None]).flatten().nonzero()[:, 0]
+        hidden = torch.zeros(longest, longest).masked_fill_(each > each[:, None], -torch.inf)
+        tokens = int(some.sum())
+        blocks.append(_Block(begin, begin + tokens, end - k, longest, fill, real, hidden))
+        begin, k = begin + tokens, end
+    return lengths[:first], tuple(blocks)
+
+
+def _of_short(q: Tensor, k: Tensor, v: Tensor, block: _Block, scaling: float | None) -> Tensor:
+    """Causal attention inside each of a block's episodes by two products, [tokens, heads, D] each; of the same shape.
+
+    PyTorch's kernel costs about a microsecond a head and episode however few its tokens are.
+    """
+    heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
+    n, longest = block.count, block.longest
+    if block.fill is not None:
+        q, k, v = (one.index_select(0, block.fill) for one in (q, k, v))
+    shared = heads // groups
+    asked = q.reshape(n, longest, groups, shared, width).permute(0, 2, 3, 1, 4).reshape(n * groups, -1, width)
+    keys, values = (
+        one.reshape(n, longest, groups, width).transpose(1, 2).reshape(n * groups, longest, width) for one in (k, v)
+    )
+    scale = width**-0.5 if scaling is None else scaling
+    weights = torch.baddbmm(block.hidden.repeat(shared, 1), asked, keys.transpose(1, 2), alpha=scale).softmax(-1)
+    found = torch.bmm(weights, values).view(n, groups, shared, longest, width).permute(0, 3, 1, 2, 4)
+    found = found.reshape(n * longest, heads, width)
+    return found if block.real is None else found.index_select(0, block.real)
 
 
 AttentionInterface.register(PACKED, packed_attention)
