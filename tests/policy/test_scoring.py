@@ -329,15 +329,16 @@ def test_attention_inside_short_and_long_episodes_is_that_of_each_by_itself(
 ) -> None:
     torch.manual_seed(0)
     given = [torch.randn(1, heads, sum(lengths), 8, requires_grad=True) for heads in (4, groups, groups)]
-    found, _ = scoring.packed_attention(None, *given, None, packed_lengths=lengths, scaling=0.3)
-    expected = torch.cat(
-        [
-            torch.nn.functional.scaled_dot_product_attention(*part, is_causal=True, scale=0.3, enable_gqa=True)
-            for part in zip(*(one.split(lengths, 2) for one in given), strict=True)
-        ],
-        2,
-    ).transpose(1, 2)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
-    weight = torch.randn(expected.shape)
-    one, two = (torch.autograd.grad((whole * weight).sum(), given) for whole in (found, expected))
+    q, k, v = given
+    found, _ = scoring.packed_attention(torch.nn.Identity(), q, k, v, None, packed_lengths=lengths, scaling=0.3)
+    expected, begin = [], 0
+    for length in lengths:
+        q, k, v = (one[:, :, begin : begin + length] for one in given)
+        each = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
+        expected.append(each.transpose(1, 2))
+        begin += length
+    whole = torch.cat(expected, 1)
+    torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-5)
+    weight = torch.randn(whole.shape)
+    one, two = (torch.autograd.grad((column * weight).sum(), given) for column in (found, whole))
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
