@@ -268,8 +268,8 @@ class Slots(Speaking):
         # One copy to the host: ids are exact in float64.
         told = torch.stack((chosen.double(), nats.double()), 1)
         following: Tensor | None = None
-        on = replies.may_go_on().nonzero()[0]
-        if forward.ahead and len(on):
+        on = replies.may_go_on().nonzero()[0] if forward.ahead else rows[:0]
+        if len(on):
             told, wait = _to_host(told)
             some = chosen if len(on) == len(rows) else chosen[torch.from_numpy(on).to(chosen.device)]
             following = forward.step(self._cache, rows[on].tolist(), some)

@@ -41,7 +41,10 @@ class Replies:
 
     def __init__(self, slots: int, stop: Iterable[int]) -> None:
         self.slots = self.rows = np.zeros(0, dtype=np.int64)
-        self._stop = np.array(sorted(stop), dtype=np.int64)
+        ends = sorted(stop)
+        # By id, up to the first one after which none ends a reply.
+        self._stop: NDArray[np.bool_] = np.zeros(ends[-1] + 2 if ends else 1, dtype=np.bool_)
+        self._stop[ends] = True
         self._count, self._most = np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64)
         self._draws: NDArray[np.float64] = np.zeros((slots, 0))
         self._ids: NDArray[np.int64] = np.zeros((slots, 0), dtype=np.int64)
@@ -71,7 +74,8 @@ class Replies:
         at = self._count[self.slots]
         self._ids[self.slots, at], self._nats[self.slots, at] = ids, nats
         self._count[self.slots] = at + 1
-        found: NDArray[np.bool_] = ~np.isin(ids, self._stop) & (at + 1 < self._most[self.slots])
+        ended = self._stop[np.minimum(ids, len(self._stop) - 1)]
+        found: NDArray[np.bool_] = ~ended & (at + 1 < self._most[self.slots])
         return found
 
     def said(self, slot: int) -> tuple[list[int], list[float]]:
