@@ -1,6 +1,7 @@
 """How fast episodes are played: ours, batched `generate` that encodes the history again each turn, one at a time.
 
     python benchmarks/rollouts.py                 the three side by side, a few CPU-minutes
+    python benchmarks/rollouts.py short           the three again, on pages of a few words
     python benchmarks/rollouts.py company         the same episodes in batches of 1 to 256: are their tokens the same?
     python benchmarks/rollouts.py growth          tokens per second against slots, turns and context
     python benchmarks/rollouts.py sizes           tokens per second against the model's parameters
@@ -9,8 +10,9 @@
 
 With the embedded WebShop model, but for sizes and cores, float32, one thread, but for cores. Seconds are process time;
 cores has wall time beside it. The three sides play the same
-episodes: five pages on the way to a product, greedy replies, whatever they say, so that all do the same work; their
-replies must be equal token for token. Repetitions are paired: each plays all sides, one after the other.
+episodes: five pages on the way to a product, greedy replies, whatever they say, so that all do the same work; at least
+99 % must have replies that are equal token for token: two words can be equally likely but for rounding. Repetitions are
+paired: each plays all sides, one after the other.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import torch
 
 from astarpo import plugins
 from astarpo.engine.conversations import _generator
+from astarpo.engine.slots import position_bytes
 from astarpo.environments.base import Environment, EnvironmentSettings, Task
 from astarpo.environments.rewards import score
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -190,10 +193,33 @@ def generated(at: Place, plays: Sequence[Play], batch: int) -> list[list[tuple[i
     return said
 
 
+class Short(Walk):
+    """Walks whose pages end after `LETTERS` letters: episodes of about 130 tokens."""
+
+    def task(self, id: str) -> Task:
+        """A fresh walk."""
+        walk = super().task(id)
+        assert isinstance(walk, Pages)
+        return Pages(id, [page[:LETTERS] for page in walk.pages])
+
+
+LETTERS = 72
+
+
 def sides(repetitions: int, batch: int) -> dict[str, Any]:
-    """The three side by side; `batch` is that of `generate`, 0 for its fastest of 32, 64 and 128."""
+    """The three side by side on WebShop's own pages; `batch` as in `compared`."""
     shop = place("webshop")
-    at = Place(shop.policy, Walk(shop.environment, TURNS), shop.rollout)
+    return compared(Place(shop.policy, Walk(shop.environment, TURNS), shop.rollout), repetitions, batch)
+
+
+def short(repetitions: int, batch: int) -> dict[str, Any]:
+    """The three side by side on pages of a few words; `batch` as in `compared`."""
+    shop = place("webshop", episode_tokens=160)
+    return compared(Place(shop.policy, Short(shop.environment, TURNS), shop.rollout), repetitions, batch)
+
+
+def compared(at: Place, repetitions: int, batch: int) -> dict[str, Any]:
+    """The three side by side; `batch` is that of `generate`, 0 for its fastest of 32, 64 and 128."""
     plays = [Play(task, 0, (0,)) for task in at.environment.ids("dev")[:128]]
     few = plays[:16]
     tried = (batch,) if batch else (32, 64, 128)
@@ -236,9 +262,10 @@ def sides(repetitions: int, batch: int) -> dict[str, Any]:
         "turns": TURNS,
         "tokens read an episode": read,
         "tokens said an episode": spoken,
-        "slots": at.rollout.slots,
+        "slots": at.rollout.in_flight(position_bytes(at.policy.model)),
         "batch of generate": fastest,
         "episodes whose greedy tokens differ": differ,
+        "episodes compared": repetitions * (len(plays) + len(few)),
         "rows": table,
         "floor": floor(at, episodes),
     }
@@ -521,16 +548,17 @@ GROWTH: dict[str, Callable[[int], list[dict[str, Any]]]] = {"growth": growth, "s
 # ---------------------------------------------------------------------------------------------- the page
 
 
-def picture(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Tokens per second against slots, turns, context and size, the floor drawn in."""
+def picture(points: Sequence[dict[str, Any]], cores: Sequence[dict[str, Any]], path: Path) -> None:
+    """Tokens per second against slots, turns, context and size, the floor drawn in; of wall time against threads."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     kinds = list(dict.fromkeys(point["what"] for point in points))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(2.5 + 2.5 * len(kinds), 3.2), sharey=True, layout="constrained")
-    for axis, kind in zip(axes, kinds, strict=True):
+    count = len(kinds) + bool(cores)
+    figure, axes = plt.subplots(1, count, figsize=(2.5 + 2.5 * count, 3.2), sharey=True, layout="constrained")
+    for axis, kind in zip(axes[: len(kinds)], kinds, strict=True):
         some = [point for point in points if point["what"] == kind]
         values = [point["value"] for point in some]
         axis.plot(values, [point["tokens per CPU-second"] for point in some], "o-", label="measured")
@@ -542,23 +570,32 @@ def picture(points: Sequence[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("tokens read and said per CPU-second")
     axes[0].legend(frameon=False)
+    for name in dict.fromkeys(point["what"] for point in cores):
+        some = [point for point in cores if point["what"] == name]
+        label = name.removeprefix("cores, ")
+        axes[-1].plot([p["value"] for p in some], [p["tokens per second"] for p in some], "o-", label=label)
+    if cores:
+        axes[-1].set_xticks(sorted({point["value"] for point in cores}))
+        axes[-1].set_xlabel("threads (per second of wall time)")
+        axes[-1].grid(alpha=0.3)
+        axes[-1].legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def show(found: dict[str, Any]) -> None:
     """Tables, as docs/performance.md has them."""
-    if "sides" in found:
+    for name in found.keys() & {"sides", "short"}:
         print(
-            "\n| side | ms an episode | episodes per CPU-second | ours is faster by (least to most) |"
+            f"\n{name}\n\n| side | ms an episode | episodes per CPU-second | ours is faster by (least to most) |"
             "\n|---|---|---|---|"
         )
-        for row in found["sides"]["rows"]:
+        for row in found[name]["rows"]:
             print(
                 f"| {row['side']} | {row['ms an episode']:.2f} | {row['episodes per CPU-second']:.0f} "
                 f"| {row['ours is faster by']:.1f} ({row['least']:.1f} to {row['most']:.1f}) |"
             )
-        print(json.dumps({key: value for key, value in found["sides"].items() if key != "rows"}, indent=1))
+        print(json.dumps({key: value for key, value in found[name].items() if key != "rows"}, indent=1))
     if "company" in found:
         print(json.dumps(found["company"], indent=1))
     if points := [*found.get("growth", ()), *found.get("sizes", ())]:
@@ -573,14 +610,25 @@ def show(found: dict[str, Any]) -> None:
                 f"| {point['what']} | {point['value']} | {point['ms an episode']:.2f} "
                 f"| {point['tokens per CPU-second']:,.0f} | {least:,.0f} | {share:.0%} |"
             )
-    for point in found.get("cores", ()):
-        print(json.dumps(point))
+    if cores := found.get("cores"):
+        print(
+            "\n| model, threads | tokens per second of wall time | tokens per CPU-second "
+            "| a 2048³ product, GFLOP/s of wall time | times as fast as one thread |"
+            "\n|---|---|---|---|---|"
+        )
+        for point in cores:
+            low, high = point["least and most"]
+            print(
+                f"| {point['what'].removeprefix('cores, ')}, {point['value']} | {point['tokens per second']:,.0f} "
+                f"| {point['tokens per CPU-second']:,.0f} | {point['GFLOP/s of a product on the wall']:.0f} "
+                f"| {point['faster than on one core, wall']:.2f} ({low:.2f} to {high:.2f}) |"
+            )
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="sides", choices=["sides", "company", *GROWTH, "all"])
+    parser.add_argument("what", nargs="?", default="sides", choices=["sides", "short", "company", *GROWTH, "all"])
     parser.add_argument("--repetitions", type=int, default=5, help="paired repetitions")
     parser.add_argument("--batch", type=int, default=0, help="batch of generate; 0 for its fastest of 32, 64, 128")
     parser.add_argument("--episodes", type=int, default=1024, help="episodes that are played in company")
@@ -591,6 +639,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     if given.what in ("sides", "all"):
         found["sides"] = sides(given.repetitions, given.batch)
+    if given.what in ("short", "all"):
+        found["short"] = short(given.repetitions, given.batch)
     if given.what in ("company", "all"):
         found["company"] = company(given.episodes)
     for name, measure in GROWTH.items():
@@ -602,10 +652,12 @@ def main() -> None:
         before = json.loads(path.read_text("utf-8")) if path.exists() else {}
         stored = {**before, **found, "about": about}
         path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
-        if found.keys() & {"growth", "sizes"}:
-            picture([*stored.get("growth", ()), *stored.get("sizes", ())], REPO / "docs" / "performance_growth.png")
-    if found.get("sides", {}).get("episodes whose greedy tokens differ"):
-        raise SystemExit("the sides did not say the same: the table compares different work.")
+        if found.keys() & GROWTH.keys():
+            points = [*stored.get("growth", ()), *stored.get("sizes", ())]
+            picture(points, stored.get("cores", ()), REPO / "docs" / "performance_growth.png")
+    for one in (found[name] for name in ("sides", "short") if name in found):
+        if one["episodes whose greedy tokens differ"] > 0.01 * one["episodes compared"]:
+            raise SystemExit("the sides did not say the same: the table compares different work.")
 
 
 if __name__ == "__main__":
