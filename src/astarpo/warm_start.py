@@ -44,7 +44,7 @@ def each_of(worlds: object) -> object:
     """
     if not isinstance(worlds, Mapping):
         return worlds
-    ranges = {name: span for name, span in worlds.items() if isinstance(span, Mapping)}
+    ranges = {name: span for name, span in worlds.items() if len(worlds) == 1 or isinstance(span, Mapping)}
     if len(ranges) != 1:
         raise ValueError(f"a range of worlds varies one setting, and {len(ranges)} were given ranges.")
     name, span = next(iter(ranges.items()))
