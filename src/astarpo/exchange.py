@@ -45,13 +45,13 @@ class Exchange:
         }
         self.words = tuple(found) + tuple(sorted(crossed - set(seen)))
 
-    def draw(self, random: np.random.Generator) -> Spoken:
+    def draw(self, random: np.random.Generator) -> Wording:
         """One way to exchange all words: no two become the same."""
-        return Spoken(self.kept, (self.words[i] for i in random.permutation(len(self.words))))
+        return Wording(self.kept, (self.words[i] for i in random.permutation(len(self.words))))
 
 
-class Spoken:
-    """Says texts in exchanged words; the same word becomes the same in all of them."""
+class Wording:
+    """Texts in exchanged words, one wording: a word becomes the same in all of them."""
 
     def __init__(self, kept: frozenset[str], fresh: Iterator[str]) -> None:
         self._kept = kept

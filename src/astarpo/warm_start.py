@@ -343,9 +343,10 @@ def demonstrations(
             style = styles[int(random.choice(len(styles), p=chance))]
             seed = int(random.integers(2**31))
             # Without a share to exchange nothing is drawn, so that older recipes give what they gave.
-            other = exchange is not None and phase.exchanged > 0 and random.random() < phase.exchanged
-            said = exchange.draw(random) if exchange is not None and other else str
-            known[index] = played(worlds[w], chat, id, style, seed, said)
+            words: Callable[[str], str] = str
+            if exchange is not None and phase.exchanged and random.random() < phase.exchanged:
+                words = exchange.draw(random)
+            known[index] = played(worlds[w], chat, id, style, seed, words)
         return known[index]
 
     random = np.random.default_rng([recipe.seed, number])
