@@ -75,3 +75,15 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=path, args=arguments)
         yield running
         running.close()
+
+
+@pytest.fixture(params=["own kernels", "PyTorch's"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to run a small model on a processor, one after the other."""
+    from astarpo import native
+
+    if request.param == "PyTorch's":
+        monkeypatch.setattr(native, "why_not", lambda: "a test asks for PyTorch's")
+    elif reason := native.why_not():
+        pytest.skip(f"own kernels: {reason}")
+    return str(request.param)

@@ -91,10 +91,11 @@ class PolicySettings(Settings):
         description="forward pass that plays. auto: astarpo's own where its logits are the model's, as for Qwen2, "
         "Qwen3, Llama and Mistral without windows, else transformers'; fused: the former or nothing",
     )
-    kernels: Literal["auto", "liger", "torch"] = Field(
+    kernels: Literal["auto", "native", "liger", "torch"] = Field(
         "auto",
-        description="what runs while it learns. auto: Liger's kernels on a CUDA GPU where they are installed "
-        "and the model is a Qwen2, Qwen3, Llama or Mistral, else PyTorch's; liger: the former or nothing",
+        description="what runs the layers of a Qwen2, Qwen3, Llama or Mistral. auto: on a processor, playing and "
+        "learning, astarpo's own where a C compiler is (Linux on x86-64, float32, 50 million parameters at most); on a "
+        "CUDA GPU, learning, Liger's where they are installed; else PyTorch's. native, liger: those or nothing",
     )
     reference: Literal["start", "none"] = Field(
         "start",

@@ -18,6 +18,8 @@ from astarpo.policy import adapters
 from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 SIZE: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 24,
@@ -144,6 +146,7 @@ def reads(recorded: _Eager) -> bool:
 
 
 def eager(forward: Any) -> _Eager:
+    forward._native = None
     forward._recorded = recorded = _Eager(forward)
     return recorded
 

@@ -17,6 +17,8 @@ from astarpo.policy import adapters, head, scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
 from small import small_policy, small_tokenizer
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 LENGTHS = [9, 3, 14, 9, 5, 2, 9]
 
 

@@ -28,8 +28,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from astarpo import attention
+from astarpo import attention, native
 from astarpo.engine.forward import additive
+from astarpo.engine.native import NativePasses, Product, Shape, Weights
 from astarpo.engine.recorded import RecordedSteps
 from astarpo.engine.slots import SlotCache
 
@@ -120,9 +121,9 @@ class FusedForward:
 
     name = "fused"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, own_kernels: bool = True) -> None:
         config = model.config.get_text_config()
-        _check(model, config)
+        check(model, config)
         self._model = model
         self._decoder = model.get_decoder()
         attention = self._decoder.layers[0].self_attn
@@ -137,7 +138,32 @@ class FusedForward:
         self._recorded = RecordedSteps(self._whole_step) if on_gpu else None
         self.slower = why_no_triton() if on_gpu else ""
         self._kernels: Any = import_module("astarpo.engine.kernels") if on_gpu and not self.slower else None
+        self._native = None if on_gpu or not own_kernels else self._natively(config)
         self.refresh()
+
+    def _natively(self, config: Any) -> NativePasses | None:
+        """Passes by our own kernels; None where the machine has none, and `slower` says why."""
+        if next(self._model.parameters()).dtype != torch.float32 or not self._copied:
+            return None
+        if native.why_not():
+            return None
+        return NativePasses(
+            Shape(
+                hidden=int(config.hidden_size),
+                heads=self._heads,
+                groups=self._groups,
+                width=self._width,
+                inner=int(config.intermediate_size),
+                words=int(self._model.get_output_embeddings().weight.shape[0]),
+                eps=self._eps,
+                scale=self._scale,
+            )
+        )
+
+    @property
+    def natively(self) -> bool:
+        """Whether the processor's own kernels play."""
+        return self._native is not None and self._native.ready
 
     @property
     def ahead(self) -> bool:
@@ -155,6 +181,21 @@ class FusedForward:
         self._embed, self._norm = self._decoder.embed_tokens.weight.detach(), self._decoder.norm.weight.detach()
         if self._turns is not None and self._turns[0].device != self._embed.device:
             self._turns = None
+        if self._native is not None:
+            layers = [
+                Weights(
+                    layer.first_norm,
+                    layer.second_norm,
+                    Product(layer.qkv[0], layer.qkv_bias[0], layer.qkv_low[0]),
+                    Product(layer.out, layer.out_bias, layer.out_low),
+                    Product(layer.gate_up[0], layer.gate_up_bias[0], layer.gate_up_low[0]),
+                    Product(layer.down, layer.down_bias, layer.down_low),
+                    layer.q_norm,
+                    layer.k_norm,
+                )
+                for layer in self._layers
+            ]
+            self._native.refresh(layers, self._embed, self._norm, Product(self._head, self._head_bias))
 
     def read(self, cache: SlotCache, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """See `Forward.read`."""
@@ -162,6 +203,8 @@ class FusedForward:
         counts, at = np.array([len(row) for row in ids]), np.asarray(rows)
         past = cache.lengths[at]
         cache.reserve(int((past + counts).max()))
+        if self._native is not None and self._native.ready:
+            return self._native.read(cache, rows, ids, self._rotation(cache.capacity))
         flat = torch.tensor([token for row in ids for token in row], device=device)
         sequence = np.repeat(np.arange(len(counts)), counts)
         starts = np.concatenate(([0], counts.cumsum()[:-1]))
@@ -251,6 +294,8 @@ class FusedForward:
         device, at = cache.device, np.asarray(rows)
         seen = int(cache.lengths[at].max()) + 1
         cache.reserve(int(cache.lengths.max()) + 1)
+        if self._native is not None and self._native.ready:
+            return self._native.step(cache, rows, ids, self._rotation(cache.capacity))
         if self._recorded is not None:
             self._rotation(cache.capacity)
             some = torch.from_numpy(at).to(device)
@@ -452,13 +497,17 @@ class Unfit(Exception):
     """Why a model is not run by `FusedForward`."""
 
 
-def build(model: Any) -> FusedForward:
+def build(model: Any, *, own_kernels: bool = True) -> FusedForward:
     """The fused pass for `model`, tried against the model's own.
+
+    Args:
+        model: a transformers causal model.
+        own_kernels: whether a processor's own kernels (`astarpo.native`) may run it.
 
     Raises:
         Unfit: the model is of another shape, or its logits came out different.
     """
-    fused = FusedForward(model)
+    fused = FusedForward(model, own_kernels=own_kernels)
     device, dtype = next(iter(model.parameters())).device, model.dtype
     vocabulary = int(model.config.get_text_config().vocab_size)
     probe = torch.arange(1, 13, device=device).view(2, 6) * 7 % vocabulary
@@ -490,7 +539,12 @@ def why_no_triton() -> str:
     return ""
 
 
-def _check(model: Any, config: Any) -> None:
+def check(model: Any, config: Any) -> None:
+    """Whether `model` has the shape that is run here; its logits are compared by `build`.
+
+    Raises:
+        Unfit: it has another.
+    """
     kind = str(getattr(config, "model_type", ""))
     if kind not in FAMILIES:
         raise Unfit(f"{kind or 'this architecture'} is none of {', '.join(FAMILIES)}")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from astarpo import native
 from astarpo.batch import Batch, Scored
 from astarpo.chat import Chat
 from astarpo.engine import fused
@@ -46,6 +47,7 @@ class HuggingFacePolicy:
         name: str = "",
         forward: Choice = "auto",
         remarks: Sequence[str] = (),
+        own_kernels: bool = True,
     ) -> None:
         self.model: Any = model
         self.tokenizer = tokenizer
@@ -55,9 +57,16 @@ class HuggingFacePolicy:
         self.name = name
         self._remarks = tuple(remarks)
         self.version = 0
-        self.traits = scoring.traits(self.model)
+        self._own_kernels = own_kernels
+        self.traits = scoring.traits(self.model, own_kernels=own_kernels)
         self._split_head = self.traits.split
         self.forward, self.unfused = self._forward(forward)
+
+    @property
+    def natively(self) -> bool:
+        """Whether the processor's own kernels (`astarpo.native`) play and learn."""
+        plays = isinstance(self.forward, fused.FusedForward) and self.forward.natively
+        return plays and self.traits.native is not None and self.traits.native.runs(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +88,7 @@ class HuggingFacePolicy:
         why = ""
         if choice != "transformers":
             try:
-                return fused.build(self.model), ""
+                return fused.build(self.model, own_kernels=self._own_kernels), ""
             except fused.Unfit as error:
                 why = str(error)
         if choice == "fused":
@@ -103,6 +112,11 @@ class HuggingFacePolicy:
             said.append(f"transformers' own forward pass plays, which is slower than the fused one: {self.unfused}.")
         if isinstance(self.forward, fused.FusedForward) and self.forward.slower:
             said.append(f"PyTorch's own kernels play, which is slower than Triton's: {self.forward.slower}.")
+        if self._own_kernels and self.device.type == "cpu" and native.MEANT and native.why_not():
+            said.append(
+                "PyTorch's kernels play and learn; astarpo's own would take half of the time or less: "
+                f"{native.why_not()}."
+            )
         if self.traits.padded:
             said.append(f"episodes are padded where they are learned from, not laid end to end: {self.traits.padded}.")
         if not getattr(self.tokenizer, "chat_template", None):

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from astarpo import native
 from astarpo.errors import DataError, SettingsError
 from astarpo.policy import adapters, liger, scoring, tiny
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -94,14 +95,27 @@ def load_policy(settings: PolicySettings, environment: str) -> HuggingFacePolicy
     if settings.gradient_checkpointing:
         scoring.forget_activations(model)
     remarks = _kernels(model.eval(), settings)
-    return HuggingFacePolicy(
-        model, tokenizer, rules=rules, name=settings.model, forward=settings.forward, remarks=remarks
+    policy = HuggingFacePolicy(
+        model,
+        tokenizer,
+        rules=rules,
+        name=settings.model,
+        forward=settings.forward,
+        remarks=remarks,
+        own_kernels=settings.kernels in ("auto", "native"),
     )
+    if settings.kernels == "native" and not policy.natively:
+        why = native.why_not() or (
+            "they run a Qwen2, Qwen3, Llama or Mistral of 50 million float32 parameters at most, on a processor, whose "
+            "layers learn themselves, under policy.forward auto or fused"
+        )
+        raise SettingsError(f"policy.kernels is native and they cannot be run: {why}; leave it at auto.")
+    return policy
 
 
 def _kernels(model: Any, settings: PolicySettings) -> list[str]:
     """Put Liger's kernels into the model where the settings want them; what is to be said where they are not."""
-    if settings.kernels == "torch":
+    if settings.kernels in ("torch", "native"):
         return []
     why = liger.why_not(model) or liger.attach(model)
     if settings.kernels == "liger" and why:

@@ -28,6 +28,7 @@ from astarpo import attention
 from astarpo.batch import Batch, Scored, length_buckets
 from astarpo.errors import SettingsError
 from astarpo.policy.head import acted_scores
+from astarpo.policy.native import NativeDecoder, Tree, build
 
 PACKED = "astarpo_packed"
 """Name under which transformers finds `packed_attention`."""
@@ -49,10 +50,12 @@ class Traits:
     Attributes:
         split: its decoder and its output head, called one after the other, give its own logits.
         padded: why its episodes cannot be laid end to end; empty where they can.
+        native: its decoder by the processor's own kernels; None where those do not run it.
     """
 
     split: bool
     padded: str = ""
+    native: NativeDecoder | None = None
 
     @property
     def packed(self) -> bool:
@@ -262,6 +265,8 @@ def _tree(batch: Batch, rows: Tensor, needed: Tensor, shared: Tensor) -> Pass:
 
 def decoded(model: Any, own: Traits, some: Pass) -> Tensor:
     """Last hidden states of a pass, one row a position, [N, H]; with gradient where it is on."""
+    if own.native is not None and own.packed and own.native.runs(model):
+        return own.native.states(model, Tree.of(some.ids, some.positions, some.lengths, some.spread, some.back))
     with _ready(model, own):
         states: Tensor = model.get_decoder()(**_inputs(own, some)).last_hidden_state
     return states.reshape(-1, states.shape[-1])
@@ -279,9 +284,15 @@ def scorable(model: Any, own: Traits, some: Pass) -> tuple[Tensor, nn.Module | N
     return logits, None
 
 
-def traits(model: Any) -> Traits:
-    """What `model` lets scoring do, found out by running it on a few tokens."""
-    return Traits(split=head_is_separate(model), padded=why_padded(model))
+def traits(model: Any, *, own_kernels: bool = True) -> Traits:
+    """What `model` lets scoring do, found out by running it on a few tokens.
+
+    Args:
+        model: the transformers model.
+        own_kernels: whether a processor's own kernels (`astarpo.native`) may run it.
+    """
+    split, padded = head_is_separate(model), why_padded(model)
+    return Traits(split, padded, build(model) if own_kernels and split and not padded else None)
 
 
 def forget_activations(model: Any) -> None:

@@ -1,0 +1,182 @@
+"""The fused pass on a processor by kernels of our own (`astarpo.native`): one call for all layers of a pass."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from astarpo import native
+from astarpo.engine.slots import SlotCache
+
+Low = tuple[Tensor, Tensor]
+"""What an adapter adds to a product W x: the factors of B A x, A [r, in] and B [out, r]."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's layers have in common; `words` of its vocabulary."""
+
+    hidden: int
+    heads: int
+    groups: int
+    width: int
+    inner: int
+    words: int
+    eps: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product of a layer: W x + b, and B A x where an adapter adds that."""
+
+    weight: Tensor
+    bias: Tensor | None
+    low: Low | None = None
+
+    def packed(self) -> Tensor:
+        """The weight as the kernels want it, with what an adapter adds."""
+        return native.packed(self.weight if self.low is None else self.weight + self.low[1] @ self.low[0])
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of one layer; queries, keys and values, and gate and up, side by side."""
+
+    first_norm: Tensor
+    second_norm: Tensor
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+
+
+class NativePasses:
+    """Both passes of `Forward` over a cache in the processor's memory, float32.
+
+    Args:
+        shape: of the model.
+
+    Attributes:
+        ready: whether there are weights that the kernels can run.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape, self._library = shape, native.library()
+        self._kept: list[Tensor] = []
+        self._model = native.Model()
+        self._room = torch.empty(0)
+        self._ids = 0
+        self.ready = False
+
+    def refresh(self, layers: Sequence[Weights], embed: Tensor, norm: Tensor, head: Product) -> None:
+        """Read the weights anew: they are packed for products. Those that are away, elsewhere or of another precision
+        leave the passes not `ready`."""
+        self._kept, self._ids = [], len(embed)
+        self.ready = bool(embed.numel()) and embed.dtype == torch.float32 and embed.device.type == "cpu"
+        if not self.ready:
+            return
+        shape = self._shape
+        table = (native.Layer * len(layers))()
+        for row, layer in zip(table, layers, strict=True):
+            for name in ("qkv", "out", "gate_up", "down"):
+                product = getattr(layer, name)
+                setattr(row, name, self._keep(product.packed()))
+                setattr(row, f"{name}_bias", self._keep(product.bias))
+            for name in ("first_norm", "second_norm", "q_norm", "k_norm"):
+                setattr(row, name, self._keep(getattr(layer, name)))
+        self._table = table
+        model = self._model
+        for name in ("hidden", "heads", "groups", "width", "inner", "words", "eps", "scale"):
+            setattr(model, name, getattr(shape, name))
+        model.layers, model.layer = len(layers), table
+        model.embed, model.norm = self._keep(embed), self._keep(norm)
+        model.head, model.head_bias = self._keep(head.packed()), self._keep(head.bias)
+
+    def _keep(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        self._kept.append(tensor.detach().contiguous())
+        return native.at(self._kept[-1])
+
+    def read(
+        self, cache: SlotCache, rows: Sequence[int], ids: Sequence[Sequence[int]], turns: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """See `Forward.read`."""
+        counts, at = np.array([len(row) for row in ids]), np.asarray(rows)
+        flat = np.fromiter((token for row in ids for token in row), np.int64, int(counts.sum()))
+        start = np.concatenate(([0], counts.cumsum()))
+        position = np.arange(len(flat)) + np.repeat(cache.lengths[at] - start[:-1], counts)
+        logits = self._run(cache, flat, position, start, at, start[1:] - 1, turns)
+        cache.lengths[at] += counts
+        return logits
+
+    def step(self, cache: SlotCache, rows: Sequence[int], ids: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Forward.step`."""
+        at = np.asarray(rows)
+        every = np.arange(len(at) + 1)
+        logits = self._run(cache, ids.numpy(), cache.lengths[at], every, at, every[:-1], turns)
+        cache.lengths[at] += 1
+        return logits
+
+    def _run(
+        self,
+        cache: SlotCache,
+        ids: NDArray[np.int64],
+        position: NDArray[np.int64],
+        start: NDArray[np.int64],
+        row: NDArray[np.int64],
+        last: NDArray[np.int64],
+        turns: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """`ids` [n] at `position` [n], of rows `row` [s] that begin at `start` [s + 1]; logits of tokens `last`."""
+        shape, n = self._shape, len(ids)
+        if not 0 <= ids.min() <= ids.max() < self._ids:
+            raise IndexError(f"ids must lie in 0 to {self._ids - 1}, the vocabulary's.")
+        for layer in cache.slot_layers:
+            if not layer.is_initialized:
+                layer.allocate(shape.groups, shape.width, shape.width, turns[0])
+        threads = max(1, min(torch.get_num_threads(), n // 8))
+        each = self._library.room_size(shape.width, int(position.max()) + 1)
+        both, said = (shape.heads + 2 * shape.groups) * shape.width, shape.heads * shape.width
+        parts = (n * shape.hidden, n * both, n * said, 2 * n * shape.inner, threads * each)
+        if sum(parts) > len(self._room):
+            self._room = torch.empty(sum(parts) * 5 // 4)
+        x, qkv, attended, inner, room = (
+            self._room.data_ptr() + 4 * begin for begin in np.concatenate(([0], np.cumsum(parts)[:-1])).tolist()
+        )
+        logits = torch.empty((len(last), shape.words))
+        keys, values = (
+            np.array([getattr(layer, name).data_ptr() for layer in cache.slot_layers], dtype=np.uintp)
+            for name in ("keys", "values")
+        )
+        arrays = [np.ascontiguousarray(one, dtype=np.int64) for one in (ids, position, start, row, last)]
+        row_of = np.repeat(arrays[3], np.diff(start))
+        given = native.Pass(
+            n,
+            len(row),
+            len(last),
+            cache.capacity,
+            *(one.ctypes.data for one in arrays),
+            keys.ctypes.data,
+            values.ctypes.data,
+            native.at(turns[0]),
+            native.at(turns[1]),
+            x,
+            qkv,
+            attended,
+            inner,
+            room,
+            each,
+            logits.data_ptr(),
+        )
+        self._library.play(ctypes.byref(self._model), ctypes.byref(given), row_of.ctypes.data, threads)
+        return logits

@@ -1,0 +1,290 @@
+"""The processor's own kernels: exact products and gradients, the same in any company, and no way around the rules."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from astarpo import native
+from astarpo.batch import Batch
+from astarpo.engine.slots import SlotCache
+from astarpo.policy import scoring
+from astarpo.policy.huggingface import HuggingFacePolicy
+from astarpo.policy.native import Tree
+from small import small_policy, small_tokenizer
+
+pytestmark = pytest.mark.skipif(bool(native.why_not()), reason=f"own kernels: {native.why_not()}")
+
+
+def multiplied(a: torch.Tensor, b: torch.Tensor, *, threads: int = 1) -> torch.Tensor:
+    """A Bᵀ by `gemm`."""
+    out = torch.full((len(a), len(b)), torch.nan)
+    packed = native.packed(b)
+    native.library().gemm(
+        len(a),
+        len(b),
+        a.shape[1],
+        *(native.at(a), a.shape[1], 1),
+        native.at(packed),
+        native.at(out),
+        len(b),
+        0,
+        threads,
+    )
+    return out
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 8, 9, 70])
+@pytest.mark.parametrize("out", [1, 15, 16, 47, 48, 49, 100])
+@pytest.mark.parametrize("depth", [1, 24, 513])
+def test_a_product_of_any_shape_is_exact_to_rounding(rows: int, out: int, depth: int) -> None:
+    random = torch.Generator().manual_seed(rows * out)
+    a, b = torch.randn(rows, depth, generator=random), torch.randn(out, depth, generator=random)
+    expected = a.double() @ b.double().T
+    assert float((multiplied(a, b) - expected).abs().max()) < 2e-6 * depth**0.5 * 4
+
+
+def test_a_row_has_the_same_bits_in_any_company_and_with_any_threads() -> None:
+    a, b = torch.randn(200, 600), torch.randn(77, 600)
+    whole = multiplied(a, b)
+    for rows in ([0], [199], [3, 4, 5], list(range(50, 117))):
+        assert torch.equal(multiplied(a[rows], b), whole[rows])
+    assert torch.equal(multiplied(a, b, threads=3), whole)
+
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "as wide as a vector": ("qwen2", {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}),
+    "a vector and a half": ("qwen2", {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": 4}),
+    "two vectors": ("qwen3", {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32}),
+    "two and a bit": ("llama", {"hidden_size": 76, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 38}),
+    "five vectors": ("mistral", {"hidden_size": 80, "num_attention_heads": 2, "head_dim": 80, "sliding_window": None}),
+    "less than a vector": ("qwen3", {"hidden_size": 20, "num_attention_heads": 2, "head_dim": 6}),
+}
+
+
+def model(name: str) -> Any:
+    kind, given = SHAPES[name]
+    shape = {"vocab_size": 300, "intermediate_size": 50, "num_hidden_layers": 2, "num_key_value_heads": 2, **given}
+    config = AutoConfig.for_model(kind, **shape, eos_token_id=1, bos_token_id=None, pad_token_id=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        built = AutoModelForCausalLM.from_config(config)
+        for parameter in built.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return built.eval()
+
+
+def policy_of(own: Any, **given: Any) -> HuggingFacePolicy:
+    return HuggingFacePolicy(own, small_tokenizer(), rules=False, **given)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", SHAPES)
+def test_long_and_short_passes_say_what_transformers_says(name: str, threads: int) -> None:
+    own = model(name)
+    ours, theirs = policy_of(own, forward="fused"), policy_of(own, forward="transformers")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        said = []
+        for policy in (ours, theirs):
+            policy.forward.refresh()
+            cache, random, found = SlotCache(policy.layers, 4, policy.device), torch.Generator().manual_seed(0), []
+
+            def ids(n: int, random: torch.Generator = random) -> list[int]:
+                return [int(i) for i in torch.randint(4, 290, (n,), generator=random)]
+
+            with torch.inference_mode():
+                found.append(policy.forward.read(cache, [0, 1, 3], [ids(97), ids(1), ids(33)]))
+                found += [policy.forward.step(cache, [0, 3], torch.tensor(ids(2))) for _ in range(40)]
+                found.append(policy.forward.read(cache, [3, 1, 2], [ids(1), ids(150), ids(3)]))
+                found += [policy.forward.step(cache, [0, 1, 2, 3], torch.tensor(ids(4))) for _ in range(3)]
+            said.append(torch.cat(found))
+    finally:
+        torch.set_num_threads(before)
+    assert float(said[1].std()) > 0.1
+    torch.testing.assert_close(said[0], said[1], atol=2e-5, rtol=2e-5)
+
+
+LENGTHS = (90, 64, 33, 17, 16, 5, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", SHAPES)
+def test_gradients_are_those_of_transformers_in_double_precision(name: str, threads: int) -> None:
+    own = model(name)
+    decoder = scoring.traits(own).native
+    assert decoder is not None
+    random = torch.Generator().manual_seed(1)
+    parts = [torch.randint(4, 290, (1, length), generator=random) for length in LENGTHS]
+    wanted = torch.randn(sum(LENGTHS), own.config.hidden_size, generator=random)
+    position = torch.cat([torch.arange(length) for length in LENGTHS])[None]
+    tree = Tree.of(torch.cat(parts, 1), position, LENGTHS, None, None)
+    frozen = own.model.layers[0].mlp.up_proj.weight
+    frozen.requires_grad_(False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        states = decoder.states(own, tree)
+        (states * wanted).sum().backward()  # type: ignore[no-untyped-call]
+    finally:
+        torch.set_num_threads(before)
+    assert frozen.grad is None
+    found = {key: p.grad.clone() for key, p in own.model.named_parameters() if p.grad is not None}
+    own.zero_grad()
+    exact = own.double().model
+    expected = torch.cat([exact(input_ids=part, use_cache=False).last_hidden_state[0] for part in parts])
+    assert float((states.detach() - expected.detach()).norm() / expected.detach().norm()) < 2e-6
+    (expected * wanted).sum().backward()  # type: ignore[no-untyped-call]
+    assert len(found) == len(list(exact.parameters())) - 1
+    for key, parameter in exact.named_parameters():
+        if key in found:
+            assert float((found[key] - parameter.grad).norm() / parameter.grad.norm()) < 1e-5, key
+
+
+def test_ways_that_share_beginnings_are_computed_once_and_learned_from_together() -> None:
+    own = model("a vector and a half")
+    decoder = scoring.traits(own).native
+    assert decoder is not None
+    random = torch.Generator().manual_seed(2)
+    prompt, middle = (torch.randint(4, 290, (n,), generator=random) for n in (40, 20))
+    ends = [torch.randint(4, 290, (n,), generator=random) for n in (30, 7, 21)]
+    episodes = [
+        torch.cat([prompt, middle, ends[0]]), torch.cat([prompt, middle, ends[1]]), torch.cat([prompt, ends[2]])
+    ]  # fmt: skip
+    node = [*range(90), *range(60), *range(90, 97), *range(40), *range(97, 118)]
+    ids = torch.cat([episodes[0], ends[1], ends[2]])
+    position = torch.tensor([*range(90), *range(60, 67), *range(40, 61)])
+    spread, back = torch.tensor(node), torch.tensor([node.index(k) for k in range(118)])
+    tree = Tree.of(ids[None], position[None], (90, 67, 61), spread, back)
+    assert tree.past.tolist() == [0, 60, 40]
+    wanted = torch.randn(118, own.config.hidden_size, generator=random)
+    states = decoder.states(own, tree)
+    (states * wanted).sum().backward()  # type: ignore[no-untyped-call]
+    found = {key: p.grad.clone() for key, p in own.model.named_parameters() if p.grad is not None}
+    own.zero_grad()
+    exact = own.double().model
+    whole = torch.cat([exact(input_ids=one[None], use_cache=False).last_hidden_state[0] for one in episodes])
+    expected = whole[back]
+    torch.testing.assert_close(states.double(), expected, atol=1e-5, rtol=1e-5)
+    (expected * wanted).sum().backward()  # type: ignore[no-untyped-call]
+    for key, parameter in exact.named_parameters():
+        assert float((found[key] - parameter.grad).norm() / parameter.grad.norm()) < 1e-5, key
+
+
+def test_a_copy_is_scored_by_its_own_weights() -> None:
+    policy, batch = small_policy(), _batch()
+    other = policy.over(small_policy(seed=9).model)
+    assert other.traits.native is not None
+    with torch.no_grad():
+        apart = (policy.log_probs(batch).logp - other.log_probs(batch).logp).abs().max()
+        alone = policy_of(other.model, own_kernels=False).log_probs(batch).logp
+        torch.testing.assert_close(other.log_probs(batch).logp, alone, atol=1e-5, rtol=1e-5)
+    assert float(apart) > 1e-2
+
+
+def test_what_is_no_number_stays_none() -> None:
+    policy = small_policy()
+    policy.model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
+    policy.forward.refresh()
+    cache = SlotCache(policy.layers, 1, policy.device)
+    with torch.inference_mode():
+        assert policy.forward.read(cache, [0], [[5, 6, 7]]).isnan().all()
+        assert policy.forward.step(cache, [0], torch.tensor([5])).isnan().all()
+        assert policy.log_probs(_batch()).logp[_batch().acted].isnan().all()
+
+
+def test_ids_beyond_the_vocabulary_are_refused_and_touch_nothing() -> None:
+    policy = small_policy()
+    policy.forward.refresh()
+    cache, words = SlotCache(policy.layers, 1, policy.device), policy.vocabulary
+    batch = _batch()
+    batch.tokens[0, 0] = words
+    with torch.inference_mode():
+        for ids in ([words], [-1]):
+            with pytest.raises(IndexError, match="vocabulary"):
+                policy.forward.read(cache, [0], [ids])
+    with pytest.raises(IndexError, match="vocabulary"):
+        policy.log_probs(batch)
+
+
+def test_weights_that_change_between_forward_and_back_are_told() -> None:
+    policy = small_policy()
+    found = policy.log_probs(_batch()).logp.sum()
+    with torch.no_grad():
+        policy.model.model.layers[0].mlp.down_proj.weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.backward()  # type: ignore[no-untyped-call]
+
+
+def test_other_precision_is_left_to_pytorch() -> None:
+    policy, batch = small_policy(), _batch()
+    with torch.no_grad():
+        expected = policy.log_probs(batch).logp
+        policy.model.double()
+        torch.testing.assert_close(policy.log_probs(batch).logp, expected, atol=1e-5, rtol=1e-5)
+
+
+def _batch() -> Batch:
+    """Three episodes, of each of which the second half was acted."""
+    lengths = torch.tensor([12, 7, 30])
+    number = torch.arange(30)
+    acted = (number >= lengths[:, None] // 2) & (number < lengths[:, None])
+    return Batch(
+        tokens=torch.randint(4, 250, (3, 30), generator=torch.Generator().manual_seed(3)),
+        lengths=lengths,
+        acted=acted,
+        turn=torch.where(acted, 0, -1),
+        behaviour_logp=torch.zeros((3, 30)),
+        reward=torch.zeros(3),
+        success=torch.zeros(3, dtype=torch.bool),
+        task=torch.zeros(3, dtype=torch.int64),
+        temperature=1.0,
+    )
+
+
+SAYS = "from astarpo import native; print(native.why_not())"
+
+
+def said(tmp_path: Path, **environment: str) -> str:
+    """What a fresh process says of the kernels."""
+    given = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+    done = subprocess.run([sys.executable, "-c", SAYS], env=given, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_they_are_compiled_once_and_kept(tmp_path: Path) -> None:
+    assert said(tmp_path) == ""
+    (kept,) = (tmp_path / "cache" / "astarpo").iterdir()
+    made = kept.stat().st_mtime_ns
+    assert said(tmp_path) == ""
+    assert kept.stat().st_mtime_ns == made
+    assert list((tmp_path / "cache" / "astarpo").iterdir()) == [kept]
+
+
+def test_a_home_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    assert said(tmp_path) == ""
+
+
+def test_without_a_compiler_the_reason_is_said(tmp_path: Path) -> None:
+    assert said(tmp_path, CC="no-such-compiler") == "there is no C compiler (no-such-compiler)"
+    broken = tmp_path / "cc"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && echo one && exit 0\necho "error: out of order" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    assert said(tmp_path, CC=str(broken)) == f"{broken} does not compile them: error: out of order"
+
+
+def test_structures_are_laid_out_as_in_c() -> None:
+    sizes = {"Layer": 12 * 8, "Model": 7 * 8 + 5 * 8 + 8, "Pass": 4 * 8 + 14 * 8 + 2 * 8, "Tree": 9 * 8}
+    assert {name: ctypes.sizeof(getattr(native, name)) for name in sizes} == sizes
+    assert np.dtype(np.int64).itemsize == ctypes.sizeof(native.i64)
