@@ -127,14 +127,14 @@ class Slots(Speaking):
         self._empty.add(slot)
 
     def close(self, slots: Sequence[int]) -> None:
-        """These slots are needed no more; their memory is given back once a quarter of the rows are idle."""
+        """These slots are needed no more; their memory is given back once `Forward.idle` of the rows are."""
         for slot in slots:
             self._cache.lengths[self._row[slot]] = 0
             del self._row[slot], self._past[slot]
             self._holder[slot] = -1
             self._ids[slot] = []
             self._pending.pop(slot, None)
-        if self._row and len(self._row) <= 0.75 * self._cache.rows:
+        if self._row and len(self._row) <= (1.0 - self._forward.idle) * self._cache.rows:
             still = sorted(self._row, key=self._row.__getitem__)
             rows = [self._row[slot] for slot in still]
             self._cache.keep(rows)

@@ -24,6 +24,11 @@ class Forward(Protocol):
         """Whether a step is worth beginning before the host knows which replies go on: the device would idle."""
         ...
 
+    @property
+    def idle(self) -> float:
+        """Share of the rows that may be idle before the others are moved together."""
+        ...
+
     def refresh(self) -> None:
         """The model's weights may have changed."""
         ...
@@ -47,6 +52,7 @@ class TransformersForward:
 
     name = "transformers"
     ahead = False
+    idle = 0.25
 
     def __init__(self, model: Any, *, split: bool) -> None:
         self._model = model

@@ -141,6 +141,7 @@ class NativePasses:
         shape, n = self._shape, len(ids)
         if not 0 <= ids.min() <= ids.max() < self._ids:
             raise IndexError(f"ids must lie in 0 to {self._ids - 1}, the vocabulary's.")
+        cache.clean = False
         for layer in cache.slot_layers:
             if not layer.is_initialized:
                 layer.allocate(shape.groups, shape.width, shape.width, turns[0])

@@ -67,9 +67,10 @@ class SlotLayer(CacheLayerMixin):
         self.allocate(key_states.shape[1], key_states.shape[-1], value_states.shape[-1], key_states)
 
     def allocate(self, heads: int, key_width: int, value_width: int, like: Tensor) -> None:
-        """Zeros for the owner's rows and capacity, of the type and on the device of `like`."""
+        """Room for the owner's rows and capacity, of the type and on the device of `like`."""
         shape = (self.owner.rows, heads, self.owner.capacity)
-        self.keys, self.values = like.new_zeros((*shape, key_width)), like.new_zeros((*shape, value_width))
+        new = like.new_zeros if self.owner.clean else like.new_empty
+        self.keys, self.values = new((*shape, key_width)), new((*shape, value_width))
         self.is_initialized = True
         self.owner.moved += 1
 
@@ -134,11 +135,13 @@ class SlotCache(Cache):
         seen: positions that its attention spans.
         whole: True when the first rows take part, in order, and no others: then no row is copied.
         moved: counts how often keys and values were put elsewhere in memory.
+        clean: whether new room holds zeros. Who weighs what stands beyond a row's length by nothing needs numbers
+            there; who does not read it needs none.
     """
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
         self.rows, self.capacity, self.seen, self.whole = rows, 0, 0, True
-        self.device, self.moved = device, 0
+        self.device, self.moved, self.clean = device, 0, True
         self.lengths = np.zeros(rows, dtype=np.int64)
         self.active = torch.arange(rows, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.int64, device=device)

@@ -151,6 +151,34 @@ def packed(weight: Tensor, *, back: bool = False) -> Tensor:
     return found
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b without gradient; x [n, in], W [out, in], float32 in the processor's memory."""
+    out = torch.empty((len(x), len(weight)))
+    _multiply(x, (x.shape[1], 1), packed(weight), out)
+    return out if bias is None else out.add_(bias)
+
+
+def times(y: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out = y W; y [n, out], W [out, in]."""
+    _multiply(y, (y.shape[1], 1), packed(weight, back=True), out)
+
+
+def add_outer(to: Tensor, y: Tensor, x: Tensor) -> None:
+    """to [out, in] += yᵀ x; y [n, out], x [n, in]."""
+    _multiply(y.T, (1, y.shape[1]), packed(x, back=True), to, add=True)
+
+
+def _multiply(left: Tensor, strides: tuple[int, int], right: Tensor, out: Tensor, *, add: bool = False) -> None:
+    assert out.is_contiguous()
+    assert left.dtype == right.dtype == out.dtype == torch.float32
+    rows, depth = left.shape
+    library().gemm(
+        *(rows, out.shape[1], depth, left.data_ptr(), *strides, at(right), at(out), out.shape[1]),
+        int(add),
+        max(1, min(torch.get_num_threads(), rows // 8)),
+    )
+
+
 def _loaded() -> ctypes.CDLL:
     compiler = _compiler()
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)

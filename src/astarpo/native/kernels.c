@@ -325,32 +325,54 @@ static void attend_one(const float *q, const float *keys, const float *values, f
     }
 }
 
-/* Queries that are attended to at a time. */
-#define ASKED 32
+/* Queries that are attended to at a time: one to a lane of two vectors. */
+#define ASKED (2 * W)
 
 /* Floats that `attend_many` wants for `seen` positions. */
-INLINE i64 attend_room(i64 D, i64 seen) { return whole(seen) * (D + ASKED) + whole(D) * (seen + ASKED); }
+INLINE i64 attend_room(i64 D, i64 seen) { return ASKED * (seen + D) + whole(D) * (seen + ASKED); }
 
-/* Keys [seen, D] turned to [D, whole(seen)], times `scale`. */
-INLINE void across(const float *keys, i64 ld, i64 D, i64 seen, float scale, float *to) {
-    i64 all = whole(seen);
-    for (i64 p = 0; p < all; p += W)
-        for (i64 d = 0; d < D; d++) {
-            vec a = splat(0);
-            i64 there = least(W, seen - p);
-            for (i64 i = 0; i < there; i++) a[i] = keys[(p + i) * ld + d];
-            store(to + d * all + p, a * scale);
+/* Rows [n, D] turned to [D, ASKED], times `scale`; the lanes beyond n hold zeros. */
+INLINE void across(const float *rows, i64 ld, i64 n, i64 D, float scale, float *to) {
+    for (i64 d = 0; d < D; d++) {
+        float *lanes = to + d * ASKED;
+        for (i64 i = 0; i < n; i++) lanes[i] = rows[i * ld + d] * scale;
+        for (i64 i = n; i < ASKED; i++) lanes[i] = 0;
+    }
+}
+
+/* Scores [reach, ASKED], one query to a lane, become weights. Query i sees the first `first` + i + 1 positions. `lse`
+   [ASKED] takes the logarithms of the sums of e^score. */
+INLINE void soften_across(float *s, i64 first, i64 reach, int vectors, float *lse) {
+    for (i64 p = first + 1; p < reach; p++)
+        for (i64 i = 0; i < least(p - first, ASKED); i++) s[p * ASKED + i] = -INFINITY;
+    for (int v = 0; v < vectors; v++) {
+        float *at = s + v * W;
+        vec most = load(at), sum = splat(0);
+        for (i64 p = 1; p < reach; p++) {
+            vec now = load(at + p * ASKED);
+            most = choose(now > most, now, most);
         }
+        for (i64 p = 0; p < reach; p++) {
+            vec e = exponential(load(at + p * ASKED) - most);
+            store(at + p * ASKED, e);
+            sum += e;
+        }
+        vec share = 1.f / sum;
+        for (i64 p = 0; p < reach; p++) store(at + p * ASKED, load(at + p * ASKED) * share);
+        for (int i = 0; i < W; i++) lse[v * W + i] = most[i] + logf(sum[i]);
+    }
+    /* e^-87 stands where nothing may. */
+    for (i64 p = first + 1; p < reach; p++)
+        for (i64 i = 0; i < least(p - first, ASKED); i++) s[p * ASKED + i] = 0;
 }
 
 /* Attention of `count` tokens that come after `past` others: q and y [count, heads, D] in rows of `ldq` and `ldy`, keys
-   and values [past + count, D] in rows of `ldk`, of one group. Where `lse` is given it takes the logarithms of the sums,
-   [count, heads] in rows of `ldl`. */
+   and values [past + count, D] in rows of `ldk`, of one group. */
 static void attend_many(const float *q, i64 ldq, const float *keys, const float *values, i64 ldk, float *y, i64 ldy,
-                        float *lse, i64 ldl, i64 heads, i64 D, i64 past, i64 count, float scale, float *room) {
-    i64 seen = past + count, all = whole(seen), Dw = whole(D), ldv = ldk;
-    float *turned = room, *scores = turned + D * all, *mine = scores + ASKED * all, *out = mine + seen * Dw;
-    across(keys, ldk, D, seen, scale, turned);
+                        i64 heads, i64 D, i64 past, i64 count, float scale, float *room) {
+    i64 seen = past + count, Dw = whole(D), ldv = ldk;
+    float *scores = room, *asked = scores + ASKED * seen, *mine = asked + ASKED * D, *out = mine + seen * Dw;
+    float lse[ASKED];
     const float *V = values;
     if (D % W) {
         for (i64 p = 0; p < seen; p++) {
@@ -363,17 +385,16 @@ static void attend_many(const float *q, i64 ldq, const float *keys, const float 
     for (i64 h = 0; h < heads; h++)
         for (i64 first = 0; first < count; first += ASKED) {
             i64 m = least(ASKED, count - first), reach = past + first + m;
-            product(m, reach, D, q + first * ldq + h * D, ldq, 1, turned, all, scores, all, 0);
-            for (i64 i = 0; i < m; i++) {
-                float sum = soften(scores + i * all, past + first + i + 1, whole(reach));
-                if (lse) lse[(first + i) * ldl + h] = sum;
-            }
+            int vectors = (int)(whole(m) / W);
+            across(q + first * ldq + h * D, ldq, m, D, scale, asked);
+            product(reach, vectors * W, D, keys, ldk, 1, asked, ASKED, scores, ASKED, 0);
+            soften_across(scores, past + first, reach, vectors, lse);
             float *to = y + first * ldy + h * D;
             if (Dw == D) {
-                product(m, D, reach, scores, all, 1, V, ldv, to, ldy, 0);
+                product(m, D, reach, scores, 1, ASKED, V, ldv, to, ldy, 0);
                 continue;
             }
-            product(m, D, reach, scores, all, 1, V, ldv, out, Dw, 0);
+            product(m, D, reach, scores, 1, ASKED, V, ldv, out, Dw, 0);
             for (i64 i = 0; i < m; i++) memcpy(to + i * ldy, out + i * Dw, 4 * D);
         }
 }
@@ -483,7 +504,7 @@ void play(const Model *m, const Pass *p, const i64 *row_of, int threads) {
                 for (i64 i = 0; i < count; i++)
                     attend_one(q + i * wide, keys, values, y + i * said, shared, D, past + i + 1, m->scale, room);
             else
-                attend_many(q, wide, keys, values, D, y, said, 0, 0, shared, D, past, count, m->scale, room);
+                attend_many(q, wide, keys, values, D, y, said, shared, D, past, count, m->scale, room);
         }
 #pragma omp parallel for num_threads(threads) if (threads > 1)
         for (i64 from = 0; from < n; from += step) answer(m, l, p, from, least(from + step, n));
@@ -518,8 +539,8 @@ typedef struct {
 
 /* Floats that a layer keeps. */
 i64 kept_size(const Model *m, i64 n) {
-    i64 wide = (m->heads + 2 * m->groups) * m->width;
-    return n * (2 * m->hidden + 2 * wide + m->heads * m->width + m->heads + 2 * m->inner);
+    i64 wide = (m->heads + 2 * m->groups) * m->width, raw = m->layer->q_norm ? wide : 0;
+    return n * (2 * m->hidden + wide + raw + m->heads * m->width + m->heads + 2 * m->inner);
 }
 
 INLINE Kept kept_at(const Model *m, i64 n, float *at) {
@@ -529,7 +550,8 @@ INLINE Kept kept_at(const Model *m, i64 n, float *at) {
     k.middle = k.x + n * m->hidden;
     k.qkv = k.middle + n * m->hidden;
     k.raw = k.qkv + n * wide;
-    k.said = k.raw + n * wide;
+    /* Before norms of heads; without those nobody asks for it. */
+    k.said = k.raw + (m->layer->q_norm ? n * wide : 0);
     k.lse = k.said + n * m->heads * m->width;
     k.both = k.lse + n * m->heads;
     return k;
@@ -546,29 +568,33 @@ INLINE void gather(const float *from, i64 ld, const i64 *node, i64 seen, i64 D, 
 
 /* Floats that a thread wants for a way of `seen` tokens, forward or back. */
 i64 learn_room(i64 D, i64 seen) {
-    i64 Dw = whole(D), all = whole(seen);
-    return 2 * D * all + 4 * seen * Dw + 2 * ASKED * all + 4 * ASKED * Dw;
+    i64 Dw = whole(D);
+    return 4 * seen * Dw + 2 * ASKED * seen + 2 * ASKED * D + 4 * ASKED * Dw;
 }
 
 /* Attention of one way and group. */
 static void attend_way(const Model *m, const Tree *t, const Kept *k, i64 way, i64 g, float *room) {
     i64 D = m->width, Dw = whole(D), H = m->heads, shared = H / m->groups, wide = (H + 2 * m->groups) * D;
     const i64 *node = t->node + t->start[way];
-    i64 seen = t->start[way + 1] - t->start[way], past = t->past[way], all = whole(seen);
-    float *K = room, *V = K + seen * Dw, *KT = V + seen * Dw, *S = KT + D * all, *q = S + ASKED * all,
-          *y = q + ASKED * Dw;
+    i64 seen = t->start[way + 1] - t->start[way], past = t->past[way];
+    float *K = room, *V = K + seen * Dw, *S = V + seen * Dw, *q = S + ASKED * seen, *lanes = q + ASKED * Dw,
+          *y = lanes + ASKED * D;
+    float lse[ASKED];
     gather(k->qkv + (H + g) * D, wide, node, seen, D, K);
     gather(k->qkv + (H + m->groups + g) * D, wide, node, seen, D, V);
-    across(K, Dw, D, seen, m->scale, KT);
     for (i64 h = g * shared; h < (g + 1) * shared; h++)
         for (i64 first = past; first < seen; first += ASKED) {
             i64 some = least(ASKED, seen - first), reach = first + some;
+            int vectors = (int)(whole(some) / W);
             gather(k->qkv + h * D, wide, node + first, some, D, q);
-            product(some, reach, D, q, Dw, 1, KT, all, S, all, 0);
-            for (i64 i = 0; i < some; i++)
-                k->lse[node[first + i] * H + h] = soften(S + i * all, first + i + 1, whole(reach));
-            product(some, D, reach, S, all, 1, V, Dw, y, Dw, 0);
-            for (i64 i = 0; i < some; i++) memcpy(k->said + node[first + i] * H * D + h * D, y + i * Dw, 4 * D);
+            across(q, Dw, some, D, m->scale, lanes);
+            product(reach, vectors * W, D, K, Dw, 1, lanes, ASKED, S, ASKED, 0);
+            soften_across(S, first, reach, vectors, lse);
+            product(some, D, reach, S, 1, ASKED, V, Dw, y, Dw, 0);
+            for (i64 i = 0; i < some; i++) {
+                k->lse[node[first + i] * H + h] = lse[i];
+                memcpy(k->said + node[first + i] * H * D + h * D, y + i * Dw, 4 * D);
+            }
         }
 }
 
@@ -578,38 +604,45 @@ static void attend_way_back(const Model *m, const Tree *t, const Kept *k, i64 wa
                             float *d_qkv, float *room) {
     i64 D = m->width, Dw = whole(D), H = m->heads, shared = H / m->groups, wide = (H + 2 * m->groups) * D;
     const i64 *node = t->node + t->start[way];
-    i64 seen = t->start[way + 1] - t->start[way], past = t->past[way], all = whole(seen);
-    float *K = room, *V = K + seen * Dw, *dK = V + seen * Dw, *dV = dK + seen * Dw, *KT = dV + seen * Dw,
-          *VT = KT + D * all, *P = VT + D * all, *dP = P + ASKED * all, *q = dP + ASKED * all, *o = q + ASKED * Dw,
-          *dO = o + ASKED * Dw, *dq = dO + ASKED * Dw;
+    i64 seen = t->start[way + 1] - t->start[way], past = t->past[way];
+    float *K = room, *V = K + seen * Dw, *dK = V + seen * Dw, *dV = dK + seen * Dw, *P = dV + seen * Dw,
+          *dP = P + ASKED * seen, *q = dP + ASKED * seen, *o = q + ASKED * Dw, *dO = o + ASKED * Dw,
+          *dq = dO + ASKED * Dw, *lanes = dq + ASKED * Dw, *d_lanes = lanes + ASKED * D;
+    float lse[ASKED], even[ASKED];
     gather(k->qkv + (H + g) * D, wide, node, seen, D, K);
     gather(k->qkv + (H + m->groups + g) * D, wide, node, seen, D, V);
-    across(K, Dw, D, seen, m->scale, KT);
-    across(V, Dw, D, seen, 1.f, VT);
     memset(dK, 0, 8 * seen * Dw);
     for (i64 h = g * shared; h < (g + 1) * shared; h++)
         for (i64 first = past; first < seen; first += ASKED) {
             i64 some = least(ASKED, seen - first), reach = first + some;
+            int vectors = (int)(whole(some) / W);
             gather(k->qkv + h * D, wide, node + first, some, D, q);
             gather(k->said + h * D, H * D, node + first, some, D, o);
             gather(d_said + h * D, H * D, node + first, some, D, dO);
-            product(some, reach, D, q, Dw, 1, KT, all, P, all, 0);
-            product(some, reach, D, dO, Dw, 1, VT, all, dP, all, 0);
-            for (i64 i = 0; i < some; i++) {
-                float *p = P + i * all, *dp = dP + i * all;
-                float lse = k->lse[node[first + i] * H + h], even = dot(dO + i * Dw, o + i * Dw, Dw);
-                i64 own = first + i + 1, end = whole(reach);
-                for (i64 j = 0; j < end; j += W) store(p + j, exponential(load(p + j) - lse));
-                for (i64 j = own; j < end; j++) p[j] = 0;
-                for (i64 j = 0; j < end; j += W) store(dp + j, load(p + j) * (load(dp + j) - even));
-                for (i64 j = own; j < end; j++) dp[j] = 0;
+            for (i64 i = 0; i < ASKED; i++) {
+                lse[i] = i < some ? k->lse[node[first + i] * H + h] : 0;
+                even[i] = i < some ? dot(dO + i * Dw, o + i * Dw, Dw) : 0;
             }
-            product(some, D, reach, dP, all, 1, K, Dw, dq, Dw, 0);
+            across(q, Dw, some, D, m->scale, lanes);
+            across(dO, Dw, some, D, 1.f, d_lanes);
+            product(reach, vectors * W, D, K, Dw, 1, lanes, ASKED, P, ASKED, 0);
+            product(reach, vectors * W, D, V, Dw, 1, d_lanes, ASKED, dP, ASKED, 0);
+            for (int v = 0; v < vectors; v++) {
+                vec minus = load(lse + v * W), less = load(even + v * W);
+                for (float *p = P + v * W, *d = dP + v * W; p < P + reach * ASKED; p += ASKED, d += ASKED) {
+                    vec weight = exponential(load(p) - minus);
+                    store(p, weight);
+                    store(d, weight * (load(d) - less));
+                }
+            }
+            for (i64 p = first + 1; p < reach; p++)
+                for (i64 i = 0; i < least(p - first, ASKED); i++) P[p * ASKED + i] = dP[p * ASKED + i] = 0;
+            product(some, D, reach, dP, 1, ASKED, K, Dw, dq, Dw, 0);
             for (i64 i = 0; i < some; i++)
                 for (i64 d = 0; d < D; d++) d_qkv[node[first + i] * wide + h * D + d] = dq[i * Dw + d] * m->scale;
             for (i64 i = 0; i < some * Dw; i++) q[i] *= m->scale;
-            product(reach, D, some, P, 1, all, dO, Dw, dV, Dw, 1);
-            product(reach, D, some, dP, 1, all, q, Dw, dK, Dw, 1);
+            product(reach, D, some, P, ASKED, 1, dO, Dw, dV, Dw, 1);
+            product(reach, D, some, dP, ASKED, 1, q, Dw, dK, Dw, 1);
         }
     for (i64 p = 0; p < seen; p++) {
         float *k_at = d_qkv + node[p] * wide + (H + g) * D, *v_at = k_at + m->groups * D;
@@ -722,14 +755,15 @@ static void weight_back(i64 n, i64 out, i64 in, const float *dy, i64 ldy, const 
 }
 
 /* The gradient of `learn`: d [n, hidden] comes in as that of its hidden states. `back` are the layers' products packed
-   the other way, [out] as the depth. `work` takes n (2 hidden + 4 inner + 2 heads width + wide + max(inner, wide)). */
+   the other way, [out] as the depth. `work` takes n (2 hidden + 3 inner + heads width + wide) and the widest input of a
+   product packed. */
 void learn_back(const Model *m, const Layer *back, const Tree *t, float *kept, i64 stride, const float *last, float *d,
                 const LayerGradient *gradient, float *d_norm, float *d_embed, float *work, float *room, i64 room_size,
                 int threads) {
     i64 n = t->n, h = m->hidden, F = m->inner, D = m->width, H = m->heads, G = m->groups, said = H * D;
     i64 wide = (H + 2 * G) * D, step = step_of(n, threads);
     float *dx = work, *normed = dx + n * h, *d_both = normed + n * h, *inner = d_both + 2 * n * F,
-          *d_said = inner + 2 * n * F, *d_qkv = d_said + 2 * n * said, *packed = d_qkv + n * wide;
+          *d_said = inner + n * F, *d_qkv = d_said + n * said, *packed = d_qkv + n * wide;
     gain_back(last, h, d, h, n, h, m->eps, d_norm);
     for (i64 i = 0; i < n; i++) norm_back(last + i * h, m->norm, d + i * h, dx + i * h, h, m->eps, 0);
     for (i64 number = m->layers - 1; number >= 0; number--) {

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from astarpo import native
+
 CHUNK = 2**23
 """Logits that exist at a time, 32 MiB in float32; a few temporaries of that size stand beside them."""
 
@@ -34,6 +36,7 @@ def acted_scores(
     *,
     reference: tuple[Tensor, nn.Module | None] | None = None,
     chunk: int | None = None,
+    own_kernels: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """ln π of `target`, entropy and, where there is a reference, KL(π ‖ π_ref), each [A] float32, nats.
 
@@ -43,6 +46,7 @@ def acted_scores(
         temperature: logits are divided by it.
         reference: the same of π_ref; no gradient goes there.
         chunk: logits that may exist at a time; `chunk_on` the device where not given.
+        own_kernels: whether float32 products are `astarpo.native`'s.
     """
     hidden, head = given
     chunk = chunk_on(hidden.device) if chunk is None else chunk
@@ -52,7 +56,7 @@ def acted_scores(
     other = None if reference is None else (away, theirs.weight, theirs.bias)
     rows = max(1, chunk // head.weight.shape[0])
     logp, entropy, kl = _Head.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, target, temperature, rows, other
+        hidden, head.weight, head.bias, target, temperature, rows, other, own_kernels and _runs(hidden, head.weight)
     )
     return logp, entropy, kl if reference is not None else None
 
@@ -75,25 +79,26 @@ class _Head(torch.autograd.Function):
         temperature: float,
         rows: int,
         other: tuple[Tensor, Tensor, Tensor | None] | None,
+        own: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         logp, entropy, lse, kl = (torch.empty(len(hidden), device=hidden.device) for _ in range(4))
         kept = None
         for begin in range(0, len(hidden), rows):
             part = slice(begin, begin + rows)
-            z = _logits(hidden[part], weight, bias, temperature)
+            z = _logits(hidden[part], weight, bias, temperature, own=own)
             lse[part] = torch.logsumexp(z, -1)
             logp[part] = z.gather(-1, target[part, None])[:, 0] - lse[part]
             log_p = z.sub_(lse[part, None])
             p = log_p.exp()
             entropy[part] = -torch.linalg.vecdot(p, log_p)
             if other is not None:
-                log_q = _log_q(other, part, temperature)
+                log_q = _log_q(other, part, temperature, own=own)
                 kl[part] = torch.linalg.vecdot(p, log_p - log_q)
             # One chunk is all there is: keeping it costs no more than the pass had, and saves a product.
             kept = (log_p, p) if len(hidden) <= rows else None
         ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, kl, *(kept or ()))
-        ctx.temperature, ctx.rows, ctx.other = temperature, rows, other
+        ctx.temperature, ctx.rows, ctx.other, ctx.own = temperature, rows, other, own
         return logp, entropy, kl
 
     @staticmethod
@@ -110,14 +115,18 @@ class _Head(torch.autograd.Function):
             if kept:
                 log_p, p = kept
             else:
-                log_p = _logits(hidden[part], weight, bias, ctx.temperature).sub_(lse[part, None])
+                log_p = _logits(hidden[part], weight, bias, ctx.temperature, own=ctx.own).sub_(lse[part, None])
                 p = log_p.exp()
             # Everything that is a multiple of π is gathered first: d = π · (…), then the one at the target.
             factor: Tensor | None = None
             if g_entropy is not None:
                 factor = (log_p + entropy[part, None]).mul_(-g_entropy[part, None])
             if g_kl is not None and ctx.other is not None:
-                gap = (log_p - _log_q(ctx.other, part, ctx.temperature)).sub_(kl[part, None]).mul_(g_kl[part, None])
+                gap = (
+                    (log_p - _log_q(ctx.other, part, ctx.temperature, own=ctx.own))
+                    .sub_(kl[part, None])
+                    .mul_(g_kl[part, None])
+                )
                 factor = gap if factor is None else factor.add_(gap)
             if g_logp is not None:
                 minus = g_logp[part, None]
@@ -129,9 +138,14 @@ class _Head(torch.autograd.Function):
                 d = torch.zeros_like(p)
             d = d.div_(ctx.temperature).to(hidden.dtype)
             if d_hidden is not None:
-                torch.mm(d, weight, out=d_hidden[part])
+                if ctx.own:
+                    native.times(d, weight, d_hidden[part])
+                else:
+                    torch.mm(d, weight, out=d_hidden[part])
             if d_weight is not None:
-                if weight.dtype == torch.float32:
+                if ctx.own:
+                    native.add_outer(d_weight, d, hidden[part])
+                elif weight.dtype == torch.float32:
                     d_weight.addmm_(d.T, hidden[part])
                 else:
                     d_weight += d.T @ hidden[part]
@@ -145,17 +159,26 @@ class _Head(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    z = nn.functional.linear(hidden, weight, bias).float()
+def _runs(*given: Tensor) -> bool:
+    """Whether these are tensors that `astarpo.native` multiplies."""
+    return all(one.device.type == "cpu" and one.dtype == torch.float32 and one.is_contiguous() for one in given)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, *, own: bool) -> Tensor:
+    if own and _runs(hidden, weight):
+        z = native.linear(hidden, weight, bias)
+    else:
+        z = nn.functional.linear(hidden, weight, bias).float()
     return z if temperature == 1.0 else z.div_(temperature)
 
 
-def _log_q(other: tuple[Tensor, Tensor, Tensor | None], part: slice, temperature: float) -> Tensor:
+def _log_q(other: tuple[Tensor, Tensor, Tensor | None], part: slice, temperature: float, *, own: bool) -> Tensor:
     hidden, weight, bias = other
-    return torch.log_softmax(_logits(hidden[part], weight, bias, temperature), -1)
+    return torch.log_softmax(_logits(hidden[part], weight, bias, temperature, own=own), -1)
 
 
 def _by_checkpoints(

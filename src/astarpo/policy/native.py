@@ -19,6 +19,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from astarpo import native
 from astarpo.engine import fused
 
+SPARE = 2**26
+"""Numbers that are kept in memory for the next pass, 256 MiB; where more are used they are given back each time."""
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -53,6 +56,23 @@ class Tree:
         return cls(*(np.ascontiguousarray(one, np.int64) for one in (ids[0], position[0], start, node, past)))
 
 
+class Lent:
+    """Memory that goes back to where it came from once nobody holds it: fresh memory costs a fault of every page.
+
+    Attributes:
+        room: float32 numbers, whatever they were before.
+    """
+
+    def __init__(self, room: Tensor, home: list[Tensor]) -> None:
+        self.room, self._home = room, home
+
+    def __del__(self) -> None:
+        self._home.append(self.room)
+        # The largest are worth most, and a pass wants two.
+        self._home.sort(key=len)
+        del self._home[: -2 if sum(map(len, self._home)) <= SPARE else None]
+
+
 class NativeDecoder:
     """How the kernels run decoders of one shape; made by `build`. It holds no weights: those of the model given count.
 
@@ -70,6 +90,7 @@ class NativeDecoder:
         self._inner = int(config.intermediate_size)
         self._eps, self._scale = float(decoder.norm.variance_epsilon), float(attention.scaling)
         self._turns: tuple[Tensor, Tensor] | None = None
+        self._spare: list[Tensor] = []
 
     def runs(self, model: Any) -> bool:
         """Whether `model` is as it was found: plain float32 layers on the processor that need not forget anything."""
@@ -101,19 +122,19 @@ class NativeDecoder:
     # -------------------------------------------------------------------------------------------- both ways
 
     @torch.no_grad()
-    def forward(self, decoder: Any, tree: Tree, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, decoder: Any, tree: Tree, *, keep: bool) -> tuple[Tensor, Lent, Tensor]:
         """Hidden states [n, hidden], what is kept for the way back, and the last layer's output."""
         library, n = native.library(), len(tree.ids)
         model, kept_alive = self._model(decoder, back=False)
         given, _alive = self._tree(decoder, tree)
         size = int(library.kept_size(ctypes.byref(model), n))
-        kept = torch.empty(size * (len(decoder.layers) if keep else 1))
+        kept = self._lend(size * (len(decoder.layers) if keep else 1))
         last, hidden = torch.empty((n, self._hidden)), torch.empty((n, self._hidden))
         threads, room, each = self._room(tree)
         library.learn(
             ctypes.byref(model),
             ctypes.byref(given),
-            native.at(kept),
+            native.at(kept.room),
             size if keep else 0,
             native.at(last),
             native.at(hidden),
@@ -125,53 +146,44 @@ class NativeDecoder:
         return hidden, kept, last
 
     @torch.no_grad()
-    def backward(self, decoder: Any, tree: Tree, kept: Tensor, last: Tensor, d: Tensor) -> list[Tensor]:
+    def backward(self, decoder: Any, tree: Tree, kept: Lent, last: Tensor, d: Tensor) -> list[Tensor]:
         """Gradients of the decoder's parameters, in their order, from that of the hidden states, [n, hidden]."""
         library, n = native.library(), len(tree.ids)
         model, alive = self._model(decoder, back=False)
         behind, alive_too = self._model(decoder, back=True)
         given, arrays = self._tree(decoder, tree)
-        into = {name: torch.zeros_like(one) for name, one in decoder.named_parameters()}
-        table, joined = (native.LayerGradient * len(decoder.layers))(), []
-        for number, (row, layer) in enumerate(zip(table, decoder.layers, strict=True)):
+        into: dict[int, Tensor] = {}
+        table, alive_also = (native.LayerGradient * len(decoder.layers))(), list[Tensor]()
+        for row, layer in zip(table, decoder.layers, strict=True):
             for name, parts in _parameters(layer).items():
-                where = [into[f"layers.{number}.{part}"] for part in parts]
-                if not where:
-                    continue
-                whole = where[0]
-                if len(where) > 1:
-                    # One product for all; their gradients are parts of its.
-                    whole = torch.zeros((sum(len(one) for one in where), *where[0].shape[1:]))
-                    joined.append((number, parts, whole))
-                setattr(row, name, native.at(whole))
+                # One product for all; their gradients are parts of its.
+                alive_also.append(torch.zeros((sum(map(len, parts)), *parts[0].shape[1:])))
+                into |= zip(map(id, parts), torch.split(alive_also[-1], [len(one) for one in parts]), strict=True)
+                setattr(row, name, native.at(alive_also[-1]))
+        norm, embed = decoder.norm.weight, decoder.embed_tokens.weight
+        into |= {id(one): torch.zeros_like(one) for one in (norm, embed)}
         wide, said = (self._heads + 2 * self._groups) * self._width, self._heads * self._width
         widest = max(self._inner, self._hidden, said) + native.LANES
-        work = torch.empty(n * (2 * self._hidden + 4 * self._inner + 2 * said + wide + widest))
+        work = self._lend(n * (2 * self._hidden + 3 * self._inner + said + wide + widest))
         threads, room, each = self._room(tree)
         library.learn_back(
             ctypes.byref(model),
             behind.layer,
             ctypes.byref(given),
-            native.at(kept),
-            len(kept) // len(decoder.layers),
+            native.at(kept.room),
+            int(library.kept_size(ctypes.byref(model), n)),
             native.at(last),
             native.at(d.contiguous()),
             table,
-            native.at(into["norm.weight"]),
-            native.at(into["embed_tokens.weight"]),
-            native.at(work),
+            native.at(into[id(norm)]),
+            native.at(into[id(embed)]),
+            native.at(work.room),
             native.at(room),
             each,
             threads,
         )
         del alive, alive_too, arrays
-        for number, parts, whole in joined:
-            begin = 0
-            for part in parts:
-                name = f"layers.{number}.{part}"
-                into[name] = whole[begin : begin + len(into[name])]
-                begin += len(into[name])
-        return [into[name] for name, _ in decoder.named_parameters()]
+        return [into[id(one)] for one in decoder.parameters()]
 
     def _model(self, decoder: Any, *, back: bool) -> tuple[native.Model, list[Any]]:
         """The weights as they are now, packed for products or for their gradients."""
@@ -185,16 +197,12 @@ class NativeDecoder:
 
         table = (native.Layer * len(decoder.layers))()
         for row, layer in zip(table, decoder.layers, strict=True):
-            own = dict(layer.named_parameters())
             for name, parts in _parameters(layer).items():
-                found = [own[part].detach() for part in parts]
-                joined = found[0] if len(found) == 1 else torch.cat(found) if found else None
-                if name in ("qkv", "out", "gate_up", "down"):
-                    assert joined is not None
-                    joined = native.packed(joined, back=back)
-                elif back:
+                product = name in ("qkv", "out", "gate_up", "down")
+                if back and not product:
                     continue
-                setattr(row, name, keep(joined))
+                joined = parts[0].detach() if len(parts) == 1 else torch.cat(parts)
+                setattr(row, name, keep(native.packed(joined, back=back) if product else joined))
         model = native.Model()
         for name in ("hidden", "heads", "groups", "width", "inner", "eps", "scale"):
             setattr(model, name, getattr(self, f"_{name}"))
@@ -210,6 +218,10 @@ class NativeDecoder:
             len(tree.ids), len(tree.past), *(one.ctypes.data for one in arrays), native.at(cosine), native.at(sine)
         )
         return given, [*arrays, cosine, sine]
+
+    def _lend(self, floats: int) -> Lent:
+        fits = [k for k, one in enumerate(self._spare) if len(one) >= floats]
+        return Lent(self._spare.pop(fits[0]) if fits else torch.empty(floats), self._spare)
 
     def _room(self, tree: Tree) -> tuple[int, Tensor, int]:
         threads = max(1, min(torch.get_num_threads(), len(tree.ids) // 8))
@@ -232,15 +244,15 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, native_decoder: NativeDecoder, decoder: Any, tree: Tree, *parameters: Tensor) -> Tensor:
         hidden, kept, last = native_decoder.forward(decoder, tree, keep=True)
         # The weights are read again on the way back: whoever changes them in between is told.
-        ctx.save_for_backward(kept, last, *parameters)
-        ctx.given = (native_decoder, decoder, tree)
+        ctx.save_for_backward(last, *parameters)
+        ctx.given = (native_decoder, decoder, tree, kept)
         return hidden
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
-        kept, last, *_ = ctx.saved_tensors
-        native_decoder, decoder, tree = ctx.given
+        last, *_ = ctx.saved_tensors
+        native_decoder, decoder, tree, kept = ctx.given
         found = native_decoder.backward(decoder, tree, kept, last, d)
         wanted = ctx.needs_input_grad[3:]
         return None, None, None, *(one if wants else None for one, wants in zip(found, wanted, strict=True))
@@ -275,21 +287,20 @@ def _projections(layer: Any) -> list[nn.Module]:
     ]
 
 
-def _parameters(layer: Any) -> dict[str, list[str]]:
-    """Names of a layer's parameters by the fields of `Layer` in kernels.c, those of one product side by side."""
-    there = {name for name, _ in layer.named_parameters()}
-    wanted = {
-        "first_norm": ["input_layernorm.weight"],
-        "second_norm": ["post_attention_layernorm.weight"],
-        "qkv": [f"self_attn.{name}_proj.weight" for name in "qkv"],
-        "qkv_bias": [f"self_attn.{name}_proj.bias" for name in "qkv"],
-        "out": ["self_attn.o_proj.weight"],
-        "out_bias": ["self_attn.o_proj.bias"],
-        "gate_up": ["mlp.gate_proj.weight", "mlp.up_proj.weight"],
-        "gate_up_bias": ["mlp.gate_proj.bias", "mlp.up_proj.bias"],
-        "down": ["mlp.down_proj.weight"],
-        "down_bias": ["mlp.down_proj.bias"],
-        "q_norm": ["self_attn.q_norm.weight"],
-        "k_norm": ["self_attn.k_norm.weight"],
+def _parameters(layer: Any) -> dict[str, list[Tensor]]:
+    """A layer's parameters by the fields of `Layer` in kernels.c, those of one product side by side."""
+    attention, mlp = layer.self_attn, layer.mlp
+    products = {
+        "qkv": [attention.q_proj, attention.k_proj, attention.v_proj],
+        "out": [attention.o_proj],
+        "gate_up": [mlp.gate_proj, mlp.up_proj],
+        "down": [mlp.down_proj],
     }
-    return {field: names if names[0] in there else [] for field, names in wanted.items()}
+    found = {name: [part.weight for part in parts] for name, parts in products.items()}
+    found |= {
+        f"{name}_bias": [part.bias for part in parts] for name, parts in products.items() if parts[0].bias is not None
+    }
+    found |= {"first_norm": [layer.input_layernorm.weight], "second_norm": [layer.post_attention_layernorm.weight]}
+    if hasattr(attention, "q_norm"):
+        found |= {"q_norm": [attention.q_norm.weight], "k_norm": [attention.k_norm.weight]}
+    return found

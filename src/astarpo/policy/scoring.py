@@ -109,7 +109,8 @@ def log_probs(model: Any, own: Traits, batch: Batch, *, reference: tuple[Any, Tr
         if reference is not None:
             with torch.no_grad():
                 other = scorable(*reference, some)
-        found.append(acted_scores(given, flat[some.place], batch.temperature, reference=other))
+        own_kernels = own.native is not None
+        found.append(acted_scores(given, flat[some.place], batch.temperature, reference=other, own_kernels=own_kernels))
         order.append(some.place)
     if not order:
         zeros = torch.zeros(batch.tokens.shape, device=flat.device)
