@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from pathlib import Path
@@ -144,6 +145,8 @@ def _finish(folder: Path, run: Run | None, updates: int | None, json: bool, stop
     from astarpo.diagnosis.live import RuleStopError, sentinel
     from astarpo.report.page import write_report
 
+    # Nothing of what was imported is garbage, and Python would look through all of it again and again.
+    gc.freeze()
     try:
         with watching(quiet_stdout=json) as shown:
             watch = sentinel(shown, folder, stop_on)
