@@ -5,10 +5,13 @@
     python benchmarks/updates.py --compile      and torch.compile of what lies between the attention layers
     python benchmarks/updates.py --save         writes benchmarks/updates.json
 
-Three sides do the same work, held against each other by loss and gradient: `packed` is what astarpo does; `buckets`
-sorts by length and pads to the longest of a pass; `plain` is a transformers forward over the whole padded batch with
-logits at every position. Times are CPU-seconds of the process; each repetition also times sgemm, so that a share of the
-floor is of the machine as it was at that moment. Operations are those that the episodes need, not those of padding.
+Four sides do the same work, held against each other by loss and gradient: `own` is what astarpo does, by kernels of its
+own (`astarpo.native`); `packed` is the same episodes end to end by PyTorch's kernels, which is what astarpo does where
+it has none; `buckets` sorts by length and pads to the longest of a pass; `plain` is a transformers forward over the
+whole padded batch with logits at every position. Times are CPU-seconds of the process; each repetition also times
+PyTorch's sgemm at 2048³ and our own product at the model's largest shape, so that a share of either is of the machine
+as it was at that moment.
+Operations are those that the episodes need, not those of padding.
 """
 
 from __future__ import annotations
@@ -33,13 +36,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl_memory import held
 
+from astarpo import native
 from astarpo.batch import Batch
 from astarpo.optimizers import build_optimizer
 from astarpo.policy import head, scoring
 from astarpo.update import PASS_TOKENS
 
 HERE = Path(__file__).resolve().parent
-SIDES = ("packed", "buckets", "plain")
+SIDES = ("own", "packed", "buckets", "plain")
 MODELS: dict[str, dict[str, int]] = {
     "0.36 M": {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "heads": 4, "vocab_size": 260},
     "27 M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 7, "heads": 8, "vocab_size": 8192},
@@ -101,7 +105,10 @@ def operations(model: Any, batch: Batch) -> float:
 def scored(side: str, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """ln π and entropy, [B, T], by that side."""
     if side != "plain":
-        own = scoring.Traits(split=True, padded="" if side == "packed" else "so asked")
+        own = scoring.Traits(split=True, padded="so asked" if side == "buckets" else "")
+        if side == "own":
+            own = scoring.traits(model)
+            assert own.native is not None, native.why_not()
         found = scoring.log_probs(model, own, batch, reference=None, tokens=PASS_TOKENS)
         return found.logp, found.entropy
     mask = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
@@ -130,11 +137,12 @@ def cpu(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def sgemm(m: int, k: int, n: int) -> float:
-    """Operations per CPU-second of [m, k] @ [k, n] in float32, over about 4 · 10⁹ of them."""
+def sgemm(m: int, k: int, n: int, *, own: bool = False) -> float:
+    """Operations per CPU-second of [m, k] @ [k, n] in float32 by PyTorch's product or ours, about 4 · 10⁹ of them."""
     a, b = torch.randn(m, k), torch.randn(k, n)
     times = max(1, round(4e9 / (2 * m * k * n)))
-    spent = cpu(lambda: [torch.mm(a, b) for _ in range(times)])
+    weight = b.t().contiguous()
+    spent = cpu(lambda: [native.linear(a, weight, None) if own else torch.mm(a, b) for _ in range(times)])
     return 2 * m * k * n * times / spent
 
 
@@ -155,9 +163,9 @@ def measure(name: str, kind: str, repetitions: int, compile_too: bool) -> dict[s
         losses[side] = learn(side, model, batch)
         gradients[side] = torch.cat([p.grad.flatten() for p in model.parameters()])
     for side in SIDES[1:]:
-        apart = float((gradients[side] - gradients["packed"]).norm() / gradients["packed"].norm())
+        apart = float((gradients[side] - gradients["own"]).norm() / gradients["own"].norm())
         assert apart < 1e-4, (side, apart)
-        assert abs(losses[side] - losses["packed"]) < 1e-4 * abs(losses["packed"]), losses
+        assert abs(losses[side] - losses["own"]) < 1e-4 * abs(losses["own"]), losses
     other = model_of(MODELS[name])
     sides = [*SIDES, *(["compiled"] if compile_too else [])]
     if compile_too:
@@ -165,12 +173,14 @@ def measure(name: str, kind: str, repetitions: int, compile_too: bool) -> dict[s
         learn("packed", other, batch)
     spent: dict[str, list[float]] = {side: [] for side in sides}
     floor: list[float] = []
+    d, ff = MODELS[name]["hidden_size"], MODELS[name]["intermediate_size"]
+    ours: list[float] = []
     for _ in range(repetitions):
         for side in sides:
             which = other if side == "compiled" else model
             spent[side].append(cpu(lambda s=side, m=which: learn("packed" if s == "compiled" else s, m, batch)))  # type: ignore[misc]
         floor.append(sgemm(2048, 2048, 2048))
-    d, ff = MODELS[name]["hidden_size"], MODELS[name]["intermediate_size"]
+        ours.append(sgemm(PASS_TOKENS, d, ff, own=True))
     tokens = int(batch.lengths.sum())
     return {
         "model": name,
@@ -182,13 +192,18 @@ def measure(name: str, kind: str, repetitions: int, compile_too: bool) -> dict[s
         "gflop": work / 1e9,
         "repetitions": repetitions,
         "sgemm_2048": statistics.median(floor) / 1e9,
+        "own_product": statistics.median(ours) / 1e9,
         "sgemm_own_shapes": {f"{PASS_TOKENS}x{d}x{n}": sgemm(PASS_TOKENS, d, n) / 1e9 for n in (d, ff)},
+        "own_product_own_shapes": {f"{PASS_TOKENS}x{d}x{n}": sgemm(PASS_TOKENS, d, n, own=True) / 1e9 for n in (d, ff)},
         "sides": {
             side: {
                 "cpu_seconds": statistics.median(spent[side]),
                 "tokens_per_second": tokens / statistics.median(spent[side]),
                 "share_of_sgemm": statistics.median(
                     [work / took / most for took, most in zip(spent[side], floor, strict=True)]
+                ),
+                "share_of_own_product": statistics.median(
+                    [work / took / most for took, most in zip(spent[side], ours, strict=True)]
                 ),
             }
             for side in sides
@@ -253,10 +268,14 @@ def main() -> None:
             one = measure(name, kind, 3 if large else given.repetitions, given.compile and not large)
             result["updates"].append(one)
             print(
-                f"{name} {kind}: {one['tokens']} tokens, padded {one['padded_tokens']}; sgemm {one['sgemm_2048']:.0f}"
+                f"{name} {kind}: {one['tokens']} tokens, padded {one['padded_tokens']}; sgemm {one['sgemm_2048']:.0f}, "
+                f"own product {one['own_product']:.0f}"
             )
             for side, said in one["sides"].items():
-                print(f"  {side:9} {said['tokens_per_second']:9,.0f} tokens/s  {100 * said['share_of_sgemm']:5.1f} %")
+                print(
+                    f"  {side:9} {said['tokens_per_second']:9,.0f} tokens/s  {100 * said['share_of_sgemm']:5.1f} %"
+                    f"  {100 * said['share_of_own_product']:5.1f} %"
+                )
     result["step_milliseconds"] = steps()
     print("optimiser step, ms:", {name: round(ms, 2) for name, ms in result["step_milliseconds"].items()})
     if given.head:
