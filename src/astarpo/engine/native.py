@@ -148,7 +148,7 @@ class NativePasses:
         threads = max(1, min(torch.get_num_threads(), n // 8))
         each = self._library.room_size(shape.width, int(position.max()) + 1)
         both, said = (shape.heads + 2 * shape.groups) * shape.width, shape.heads * shape.width
-        parts = (n * shape.hidden, n * both, n * said, 2 * n * shape.inner, threads * each)
+        parts = (n * shape.hidden, n * both, n * said, threads * native.ROWS * 2 * shape.inner, threads * each)
         if sum(parts) > len(self._room):
             self._room = torch.empty(sum(parts) * 5 // 4)
         x, qkv, attended, inner, room = (

@@ -28,6 +28,9 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC
 LANES = 16
 """Numbers of the widest vector that the kernels may be compiled for: rows are filled up to whole ones."""
 
+ROWS = 64
+"""As in kernels.c."""
+
 i64, pointer = ctypes.c_int64, ctypes.c_void_p
 
 

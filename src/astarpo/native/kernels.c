@@ -36,6 +36,13 @@ typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int64_t i64;
 
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vec splat(float a) { return (vec){0} + a; }
@@ -340,9 +347,9 @@ INLINE void across(const float *rows, i64 ld, i64 n, i64 D, float scale, float *
     }
 }
 
-/* Scores [reach, ASKED], one query to a lane, become weights. Query i sees the first `first` + i + 1 positions. `lse`
-   [ASKED] takes the logarithms of the sums of e^score. */
-INLINE void soften_across(float *s, i64 first, i64 reach, int vectors, float *lse) {
+/* Scores [reach, ASKED], one query to a lane, become weights that add up to `sum` [ASKED]. Query i sees the first `first`
+   + i + 1 positions. `most` [ASKED] takes the largest scores. */
+INLINE void soften_across(float *s, i64 first, i64 reach, int vectors, float *most_of, float *sum_of) {
     for (i64 p = first + 1; p < reach; p++)
         for (i64 i = 0; i < least(p - first, ASKED); i++) s[p * ASKED + i] = -INFINITY;
     for (int v = 0; v < vectors; v++) {
@@ -357,13 +364,20 @@ INLINE void soften_across(float *s, i64 first, i64 reach, int vectors, float *ls
             store(at + p * ASKED, e);
             sum += e;
         }
-        vec share = 1.f / sum;
-        for (i64 p = 0; p < reach; p++) store(at + p * ASKED, load(at + p * ASKED) * share);
-        for (int i = 0; i < W; i++) lse[v * W + i] = most[i] + logf(sum[i]);
+        store(most_of + v * W, most);
+        store(sum_of + v * W, sum);
     }
     /* e^-87 stands where nothing may. */
     for (i64 p = first + 1; p < reach; p++)
         for (i64 i = 0; i < least(p - first, ASKED); i++) s[p * ASKED + i] = 0;
+}
+
+/* Sums over weighted values [m, whole(D)], divided by what the weights add up to. */
+INLINE void shared_out(i64 m, i64 D, const float *from, const float *sum, float *to, i64 ld) {
+    for (i64 i = 0; i < m; i++) {
+        float share = 1.f / sum[i];
+        for (i64 d = 0; d < D; d++) to[i * ld + d] = from[i * whole(D) + d] * share;
+    }
 }
 
 /* Attention of `count` tokens that come after `past` others: q and y [count, heads, D] in rows of `ldq` and `ldy`, keys
@@ -372,7 +386,7 @@ static void attend_many(const float *q, i64 ldq, const float *keys, const float 
                         i64 heads, i64 D, i64 past, i64 count, float scale, float *room) {
     i64 seen = past + count, Dw = whole(D), ldv = ldk;
     float *scores = room, *asked = scores + ASKED * seen, *mine = asked + ASKED * D, *out = mine + seen * Dw;
-    float lse[ASKED];
+    float most[ASKED], sum[ASKED];
     const float *V = values;
     if (D % W) {
         for (i64 p = 0; p < seen; p++) {
@@ -388,14 +402,9 @@ static void attend_many(const float *q, i64 ldq, const float *keys, const float 
             int vectors = (int)(whole(m) / W);
             across(q + first * ldq + h * D, ldq, m, D, scale, asked);
             product(reach, vectors * W, D, keys, ldk, 1, asked, ASKED, scores, ASKED, 0);
-            soften_across(scores, past + first, reach, vectors, lse);
-            float *to = y + first * ldy + h * D;
-            if (Dw == D) {
-                product(m, D, reach, scores, 1, ASKED, V, ldv, to, ldy, 0);
-                continue;
-            }
+            soften_across(scores, past + first, reach, vectors, most, sum);
             product(m, D, reach, scores, 1, ASKED, V, ldv, out, Dw, 0);
-            for (i64 i = 0; i < m; i++) memcpy(to + i * ldy, out + i * Dw, 4 * D);
+            shared_out(m, D, out, sum, y + first * ldy + h * D, ldy);
         }
 }
 
@@ -422,8 +431,8 @@ typedef struct {
     const i64 *last;           /* [asked] tokens whose logits are wanted */
     float *const *keys, *const *values; /* [layers] of [rows, groups, capacity, width] */
     const float *cosine, *sine;         /* [capacity, width / 2] */
-    float *x, *qkv, *said, *inner;      /* [n, hidden], [n, (heads + 2 groups) width], [n, heads width], [n, 2 inner] */
-    float *room;                        /* [threads, room_size] */
+    float *x, *qkv, *said;              /* [n, hidden], [n, (heads + 2 groups) width], [n, heads width] */
+    float *inner, *room;                /* [threads, ROWS, 2 inner], [threads, room_size] */
     i64 room_size;
     float *logits;                      /* [asked, words] */
 } Pass;
@@ -460,7 +469,7 @@ static void ask(const Model *m, const Layer *l, const Pass *p, i64 number, i64 f
 /* What attention found is added to tokens [from, to), then the gated product. */
 static void answer(const Model *m, const Layer *l, const Pass *p, i64 from, i64 to) {
     i64 h = m->hidden, F = m->inner, said = m->heads * m->width, n = to - from;
-    float *x = p->x + from * h, *both = p->inner + from * 2 * F;
+    float *x = p->x + from * h, *both = p->inner + THREAD * ROWS * 2 * F;
     float normed[ROWS * h];
     multiply(n, h, said, p->said + from * said, said, 1, l->out, x, h, 1);
     biased(x, n, h, h, l->out_bias);
@@ -474,13 +483,6 @@ static void answer(const Model *m, const Layer *l, const Pass *p, i64 from, i64 
 
 /* Floats that a thread wants for passes that see up to `seen` positions. */
 i64 room_size(i64 width, i64 seen) { return attend_room(width, seen); }
-
-#ifdef _OPENMP
-#include <omp.h>
-#define THREAD omp_get_thread_num()
-#else
-#define THREAD 0
-#endif
 
 /* A pass through all layers; logits of the tokens asked for. `row_of` [n] is the cache row of each token. */
 void play(const Model *m, const Pass *p, const i64 *row_of, int threads) {
@@ -579,7 +581,7 @@ static void attend_way(const Model *m, const Tree *t, const Kept *k, i64 way, i6
     i64 seen = t->start[way + 1] - t->start[way], past = t->past[way];
     float *K = room, *V = K + seen * Dw, *S = V + seen * Dw, *q = S + ASKED * seen, *lanes = q + ASKED * Dw,
           *y = lanes + ASKED * D;
-    float lse[ASKED];
+    float most[ASKED], sum[ASKED];
     gather(k->qkv + (H + g) * D, wide, node, seen, D, K);
     gather(k->qkv + (H + m->groups + g) * D, wide, node, seen, D, V);
     for (i64 h = g * shared; h < (g + 1) * shared; h++)
@@ -589,11 +591,11 @@ static void attend_way(const Model *m, const Tree *t, const Kept *k, i64 way, i6
             gather(k->qkv + h * D, wide, node + first, some, D, q);
             across(q, Dw, some, D, m->scale, lanes);
             product(reach, vectors * W, D, K, Dw, 1, lanes, ASKED, S, ASKED, 0);
-            soften_across(S, first, reach, vectors, lse);
+            soften_across(S, first, reach, vectors, most, sum);
             product(some, D, reach, S, 1, ASKED, V, Dw, y, Dw, 0);
             for (i64 i = 0; i < some; i++) {
-                k->lse[node[first + i] * H + h] = lse[i];
-                memcpy(k->said + node[first + i] * H * D + h * D, y + i * Dw, 4 * D);
+                k->lse[node[first + i] * H + h] = most[i] + logf(sum[i]);
+                shared_out(1, D, y + i * Dw, sum + i, k->said + node[first + i] * H * D + h * D, 0);
             }
         }
 }
