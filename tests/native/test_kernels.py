@@ -288,3 +288,25 @@ def test_structures_are_laid_out_as_in_c() -> None:
     sizes = {"Layer": 12 * 8, "Model": 7 * 8 + 5 * 8 + 8, "Pass": 4 * 8 + 14 * 8 + 2 * 8, "Tree": 9 * 8}
     assert {name: ctypes.sizeof(getattr(native, name)) for name in sizes} == sizes
     assert np.dtype(np.int64).itemsize == ctypes.sizeof(native.i64)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("to", [[0, 4], [3, 0]])
+def test_rows_are_copied_as_they_were_before(clean: bool, to: list[int]) -> None:
+    # Row 3 is read and written in the second case.
+    source, lengths = [3, 1], [7, 40]
+    cache = SlotCache(2, 5, torch.device("cpu"))
+    cache.reserve(64)
+    cache.clean = clean
+    for layer in cache.slot_layers:
+        layer.allocate(3, 24, 24, torch.empty(0))
+        layer.keys.normal_(), layer.values.normal_()
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.slot_layers]
+    cache.copy(source, to, lengths)
+    assert cache.lengths[to].tolist() == lengths
+    for layer, was in zip(cache.slot_layers, before, strict=True):
+        for now, then in zip((layer.keys, layer.values), was, strict=True):
+            for a, b, length in zip(source, to, lengths, strict=True):
+                assert torch.equal(now[b, :, :length], then[a, :, :length])
+            others = [row for row in range(5) if row not in to]
+            assert torch.equal(now[others], then[others])

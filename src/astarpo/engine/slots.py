@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from astarpo import native
+
 FIRST_POSITIONS = 256
 """Positions that every row has room for at first, or eight times what is read first where that is less.
 
@@ -136,7 +138,7 @@ class SlotCache(Cache):
         whole: True when the first rows take part, in order, and no others: then no row is copied.
         moved: counts how often keys and values were put elsewhere in memory.
         clean: whether new room holds zeros. Who weighs what stands beyond a row's length by nothing needs numbers
-            there; who does not read it needs none.
+            there; `astarpo.native` does not read it, and needs none.
     """
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
@@ -183,6 +185,10 @@ class SlotCache(Cache):
         """Rows `target` become the first `lengths` tokens of rows `source`, all as they were before."""
         from_, to, counts = np.asarray(source), np.asarray(target), np.asarray(lengths)
         self.lengths[to] = counts
+        there = [one for layer in self.slot_layers if layer.is_initialized for one in (layer.keys, layer.values)]
+        if not self.clean and there and not np.isin(to, from_).any():
+            native.copy_rows(there, from_, to, counts)
+            return
         read, written = (torch.from_numpy(side).to(self.device) for side in (from_, to))
         for layer in self.slot_layers:
             layer.copy(read, written, int(counts.max()))

@@ -14,10 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -128,6 +131,8 @@ def library() -> ctypes.CDLL:
     found.pack.argtypes = [i64, i64, pointer, i64, i64, pointer]
     found.pack.restype = found.gemm.restype = found.play.restype = None
     found.gemm.argtypes = [i64, i64, i64, pointer, i64, i64, pointer, pointer, i64, ctypes.c_int, ctypes.c_int]
+    found.copy_rows.restype = None
+    found.copy_rows.argtypes = [i64, *[pointer] * 3, i64, pointer, *[i64] * 3]
     found.play.argtypes = [pointer, pointer, pointer, ctypes.c_int]
     found.kept_size.restype = found.learn_room.restype = i64
     found.kept_size.argtypes, found.learn_room.argtypes = [pointer, i64], [i64, i64]
@@ -169,6 +174,19 @@ def times(y: Tensor, weight: Tensor, out: Tensor) -> None:
 def add_outer(to: Tensor, y: Tensor, x: Tensor) -> None:
     """to [out, in] += yᵀ x; y [n, out], x [n, in]."""
     _multiply(y.T, (1, y.shape[1]), packed(x, back=True), to, add=True)
+
+
+def copy_rows(
+    tensors: Sequence[Tensor], source: NDArray[np.int64], target: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> None:
+    """In each of `tensors` [rows, heads, positions, width] row target[i] takes the first lengths[i] positions of
+    source[i]; no row may be both."""
+    where = np.array([at(one) for one in tensors], dtype=np.uintp)
+    arrays = [np.ascontiguousarray(one, np.int64) for one in (source, target, lengths)]
+    _, groups, capacity, width = tensors[0].shape
+    library().copy_rows(
+        len(source), *(one.ctypes.data for one in arrays), len(tensors), where.ctypes.data, groups, capacity, width
+    )
 
 
 def _multiply(left: Tensor, strides: tuple[int, int], right: Tensor, out: Tensor, *, add: bool = False) -> None:

@@ -522,6 +522,16 @@ void play(const Model *m, const Pass *p, const i64 *row_of, int threads) {
     }
 }
 
+/* In each of `tensors` [rows, groups, capacity, width] row target[i] takes the first length[i] positions of source[i]. */
+void copy_rows(i64 pairs, const i64 *source, const i64 *target, const i64 *length, i64 tensors, float *const *data,
+               i64 groups, i64 capacity, i64 width) {
+    for (i64 t = 0; t < tensors; t++)
+        for (i64 i = 0; i < pairs; i++)
+            for (i64 g = 0; g < groups; g++)
+                memcpy(data[t] + (target[i] * groups + g) * capacity * width,
+                       data[t] + (source[i] * groups + g) * capacity * width, 4 * length[i] * width);
+}
+
 /* ------------------------------------------------------------------------------------------------ learning */
 
 /* Episodes as ways through a tree of n tokens: an episode's tokens are node[start[w]] to node[start[w + 1]], of which
