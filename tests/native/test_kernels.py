@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from astarpo import native
 from astarpo.batch import Batch
+from astarpo.engine.conversations import choose
 from astarpo.engine.slots import SlotCache
 from astarpo.policy import scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -310,3 +311,45 @@ def test_rows_are_copied_as_they_were_before(clean: bool, to: list[int]) -> None
                 assert torch.equal(now[b, :, :length], then[a, :, :length])
             others = [row for row in range(5) if row not in to]
             assert torch.equal(now[others], then[others])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("words", [1, 5, 16, 300, 1021])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0, 3.0])
+def test_words_are_chosen_as_pytorch_chooses_them(temperature: float, words: int, threads: int) -> None:
+    random = torch.Generator().manual_seed(words)
+    logits = torch.randn(500, words, generator=random) * 4
+    logits[:, words // 2 :] -= 200.0 * (words > 4)
+    draw = torch.rand(500, dtype=torch.float64, generator=random)
+    draw[:2] = torch.tensor([0.0, 1.0 - 2.0**-53])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ids, nats = native.choose(logits, temperature, draw)
+    finally:
+        torch.set_num_threads(before)
+    expected, theirs = choose(logits, temperature, draw)
+    same = ids == expected
+    # Where a draw lies within rounding of a boundary, either neighbour may be chosen.
+    assert float(same.float().mean()) >= 0.996
+    torch.testing.assert_close(nats[same], theirs[same], atol=2e-6, rtol=1e-5)
+    exact = torch.log_softmax(logits.double() / (temperature or 1.0), -1)
+    assert float(exact.gather(-1, ids[:, None]).min()) > -80
+    torch.testing.assert_close(nats.double(), exact.gather(-1, ids[:, None])[:, 0], atol=5e-6, rtol=1e-5)
+
+
+def test_shares_of_draws_are_probabilities() -> None:
+    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0, -300.0, 0.5]])
+    n = 20_000
+    draw = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    ids, _ = native.choose(logits.repeat(n, 1), 1.0, draw)
+    assert torch.equal(ids, ids.sort().values)
+    torch.testing.assert_close(torch.bincount(ids, minlength=6) / n, logits.softmax(-1)[0], atol=1e-4, rtol=0.0)
+
+
+def test_where_nothing_is_a_number_the_log_prob_is_none() -> None:
+    logits = torch.tensor([[0.0, torch.nan, 1.0], [torch.nan] * 3, [torch.inf, 0.0, 1.0], [-torch.inf] * 3])
+    for temperature in (0.0, 1.0):
+        ids, nats = native.choose(logits, temperature, torch.full((4,), 0.5, dtype=torch.float64))
+        assert nats.isnan().all()
+        assert ((ids >= 0) & (ids < 3)).all()

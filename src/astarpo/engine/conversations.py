@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from astarpo import native
 from astarpo.batch import length_buckets
 from astarpo.chat import Chat
 from astarpo.engine.forward import Forward
@@ -264,7 +265,8 @@ class Slots(Speaking):
             first = int(rows[-1]) + 1 == len(rows)
             logits = logits[: len(rows)] if first else logits[torch.from_numpy(rows).to(logits.device)]
         draws = torch.from_numpy(replies.next_draws()).to(logits.device)
-        chosen, nats = choose(logits, self._temperature, draws)
+        choice = native.choose if forward.natively and logits.is_contiguous() else choose
+        chosen, nats = choice(logits, self._temperature, draws)
         # One copy to the host: ids are exact in float64.
         told = torch.stack((chosen.double(), nats.double()), 1)
         following: Tensor | None = None

@@ -25,6 +25,11 @@ class Forward(Protocol):
         ...
 
     @property
+    def natively(self) -> bool:
+        """Whether the processor's own kernels (`astarpo.native`) play."""
+        ...
+
+    @property
     def idle(self) -> float:
         """Share of the rows that may be idle before the others are moved together."""
         ...
@@ -52,6 +57,7 @@ class TransformersForward:
 
     name = "transformers"
     ahead = False
+    natively = False
     idle = 0.25
 
     def __init__(self, model: Any, *, split: bool) -> None:

@@ -131,7 +131,8 @@ def library() -> ctypes.CDLL:
     found.pack.argtypes = [i64, i64, pointer, i64, i64, pointer]
     found.pack.restype = found.gemm.restype = found.play.restype = None
     found.gemm.argtypes = [i64, i64, i64, pointer, i64, i64, pointer, pointer, i64, ctypes.c_int, ctypes.c_int]
-    found.copy_rows.restype = None
+    found.copy_rows.restype = found.choose_words.restype = None
+    found.choose_words.argtypes = [i64, i64, pointer, ctypes.c_double, *[pointer] * 4, ctypes.c_int]
     found.copy_rows.argtypes = [i64, *[pointer] * 3, i64, pointer, *[i64] * 3]
     found.play.argtypes = [pointer, pointer, pointer, ctypes.c_int]
     found.kept_size.restype = found.learn_room.restype = i64
@@ -174,6 +175,20 @@ def times(y: Tensor, weight: Tensor, out: Tensor) -> None:
 def add_outer(to: Tensor, y: Tensor, x: Tensor) -> None:
     """to [out, in] += yᵀ x; y [n, out], x [n, in]."""
     _multiply(y.T, (1, y.shape[1]), packed(x, back=True), to, add=True)
+
+
+def choose(logits: Tensor, temperature: float, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """`astarpo.engine.conversations.choose` on float32 logits [n, V] that lie end to end; draw [n] float64."""
+    n, words = logits.shape
+    chosen, nats = torch.empty(n, dtype=torch.int64), torch.empty(n)
+    wide = -(-words // LANES) * LANES
+    # A sum for each vector; the narrowest has four numbers.
+    room = torch.empty(n * (wide + wide // 4))
+    library().choose_words(
+        *(n, words, at(logits), temperature, at(draw), at(chosen), at(nats), at(room)),
+        max(1, min(torch.get_num_threads(), n // 8)),
+    )
+    return chosen, nats
 
 
 def copy_rows(

@@ -58,10 +58,11 @@ INLINE float total(vec a) {
     return s;
 }
 
-/* e^x to about one part in 10^7; what is no number stays none. */
+/* e^x to about one part in 10^7, 0 below e^-87; what is no number stays none. */
 INLINE vec exponential(vec x) {
     const float magic = 12582912.f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
-    x = choose(x < splat(-87.3f), splat(-87.3f), x);
+    ivec none = x < splat(-87.3f);
+    x = choose(none, splat(-87.3f), x);
     x = choose(x > splat(88.3f), splat(88.3f), x);
     vec t = x * 1.44269504f + magic;
     vec n = t - magic;
@@ -74,7 +75,7 @@ INLINE vec exponential(vec x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.f;
     ivec scale = ((ivec)t - (ivec)splat(magic) + 127) << 23;
-    return p * (vec)scale;
+    return choose(none, splat(0), p * (vec)scale);
 }
 
 /* ------------------------------------------------------------------------------------------------ products */
@@ -367,9 +368,6 @@ INLINE void soften_across(float *s, i64 first, i64 reach, int vectors, float *mo
         store(most_of + v * W, most);
         store(sum_of + v * W, sum);
     }
-    /* e^-87 stands where nothing may. */
-    for (i64 p = first + 1; p < reach; p++)
-        for (i64 i = 0; i < least(p - first, ASKED); i++) s[p * ASKED + i] = 0;
 }
 
 /* Sums over weighted values [m, whole(D)], divided by what the weights add up to. */
@@ -519,6 +517,48 @@ void play(const Model *m, const Pass *p, const i64 *row_of, int threads) {
         for (i64 i = 0; i < some; i++) norm(p->x + p->last[from + i] * h, m->norm, normed + i * h, h, m->eps);
         multiply(some, m->words, h, normed, h, 1, m->head, p->logits + from * m->words, m->words, 0);
         biased(p->logits + from * m->words, some, m->words, m->words, m->head_bias);
+    }
+}
+
+/* One word a row of logits [n, words]: the likeliest at temperature 0, else that in whose share of the sum of
+   e^((z - largest) / temperature) draw [n], in [0, 1), falls; its log-prob, at temperature 1 where that is 0. `room` takes
+   n rows of whole vectors. No word of weight 0 is chosen, but where nothing is a number. */
+void choose_words(i64 n, i64 words, const float *logits, double temperature, const double *draw, i64 *chosen,
+                  float *nats, float *room, int threads) {
+    float slope = temperature > 0 ? (float)(1 / temperature) : 1.f;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (i64 row = 0; row < n; row++) {
+        const float *z = logits + row * words;
+        i64 all = whole(words), best = 0, parts = all / W;
+        float *e = room + row * (all + parts), *sums = e + all;
+        for (i64 k = 1; k < words; k++) best = z[k] > z[best] ? k : best;
+        double sum = 0;
+        for (i64 k = 0; k < words; k++) e[k] = z[k];
+        for (i64 k = words; k < all; k++) e[k] = -INFINITY;
+        for (i64 part = 0; part < parts; part++) {
+            vec v = exponential((load(e + part * W) - z[best]) * slope);
+            if ((part + 1) * W > words)
+                for (i64 k = words - part * W; k < W; k++) v[k] = 0;
+            store(e + part * W, v);
+            sums[part] = total(v);
+            sum += sums[part];
+        }
+        i64 found = best;
+        if (temperature > 0) {
+            double target = draw[row] * sum, reach = 0;
+            i64 part = 0;
+            /* Beyond the last part of weight lies nothing, however the sum was rounded. */
+            while (part < parts - 1 && reach + sums[part] <= target) reach += sums[part++];
+            while (part > 0 && sums[part] == 0) part--;
+            for (i64 k = part * W; k < (part + 1) * W; k++) {
+                if (e[k] <= 0) continue;
+                found = k;
+                reach += e[k];
+                if (reach > target) break;
+            }
+        }
+        chosen[row] = found;
+        nats[row] = (z[found] - z[best]) * slope - (float)log(sum);
     }
 }
 
