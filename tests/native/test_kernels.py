@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +138,7 @@ def test_gradients_are_those_of_transformers_in_double_precision(name: str, thre
     torch.set_num_threads(threads)
     try:
         states = decoder.states(own, tree)
+        assert states is not None
         (states * wanted).sum().backward()  # type: ignore[no-untyped-call]
     finally:
         torch.set_num_threads(before)
@@ -170,6 +173,7 @@ def test_ways_that_share_beginnings_are_computed_once_and_learned_from_together(
     assert tree.past.tolist() == [0, 60, 40]
     wanted = torch.randn(118, own.config.hidden_size, generator=random)
     states = decoder.states(own, tree)
+    assert states is not None
     (states * wanted).sum().backward()  # type: ignore[no-untyped-call]
     found = {key: p.grad.clone() for key, p in own.model.named_parameters() if p.grad is not None}
     own.zero_grad()
@@ -235,6 +239,166 @@ def test_other_precision_is_left_to_pytorch() -> None:
         torch.testing.assert_close(policy.log_probs(batch).logp, expected, atol=1e-5, rtol=1e-5)
 
 
+def played(policy: HuggingFacePolicy, ids: list[int]) -> torch.Tensor:
+    """Logits after `ids`, read and then one more."""
+    policy.forward.refresh()
+    cache = SlotCache(policy.layers, 1, policy.device)
+    with torch.inference_mode():
+        first = policy.forward.read(cache, [0], [ids])
+        return torch.cat((first, policy.forward.step(cache, [0], torch.tensor([7]))))
+
+
+def test_a_gradient_that_does_not_lie_end_to_end_is_read_as_it_is() -> None:
+    own = model("two vectors")
+    decoder = scoring.traits(own).native
+    assert decoder is not None
+    ids = torch.randint(4, 290, (1, 3000), generator=torch.Generator().manual_seed(0))
+    tree = Tree.of(ids, torch.arange(3000)[None] % 100, (100,) * 30, None, None)
+    found = []
+    for weight in (None, torch.ones(3000, own.config.hidden_size)):
+        own.zero_grad()
+        states = decoder.states(own, tree)
+        assert states is not None
+        # Of a plain sum the gradient is one number, shown everywhere.
+        (states.sum() if weight is None else (states * weight).sum()).backward()  # type: ignore[no-untyped-call]
+        found.append(own.model.embed_tokens.weight.grad.clone())
+    assert torch.equal(*found)
+
+
+def changed(what: str, policy: HuggingFacePolicy) -> None:
+    decoder = policy.model.model
+    match what:
+        case "a layer in half precision":
+            decoder.layers[0].mlp.down_proj.bfloat16()
+        case "a norm in double precision":
+            decoder.norm.double()
+        case "more words":
+            policy.model.resize_token_embeddings(400)
+        case "fewer words":
+            policy.model.resize_token_embeddings(290)
+        case "narrower parts":
+            for layer in decoder.layers:
+                layer.mlp.gate_proj, layer.mlp.up_proj = (torch.nn.Linear(16, 8, bias=False) for _ in range(2))
+                layer.mlp.down_proj = torch.nn.Linear(8, 16, bias=False)
+        case "one layer twice":
+            decoder.layers[1] = decoder.layers[0]
+        case "a hook":
+            decoder.layers[0].mlp.register_forward_hook(lambda _, __, out: out * 0)
+        case "there and back":
+            policy.model.double()
+            played(policy, list(range(4, 200)))
+            policy.log_probs(_batch())
+            policy.model.float()
+
+
+SEEN_WHILE_PLAYING = ("more words", "fewer words", "narrower parts", "there and back")
+"""Hooks are not, and one layer twice has one place in transformers' own cache."""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "more words",
+        "fewer words",
+        "narrower parts",
+        "one layer twice",
+        "a hook",
+        "there and back",
+    ],
+)
+def test_a_model_that_was_changed_is_scored_and_played_as_it_is(what: str) -> None:
+    policy, batch = small_policy(), _batch()
+    changed(what, policy)
+    plain = policy_of(policy.model, own_kernels=False, forward="transformers")
+
+    def gradient(of: HuggingFacePolicy) -> torch.Tensor:
+        of.model.zero_grad()
+        of.log_probs(batch).logp.sum().backward()  # type: ignore[no-untyped-call]
+        return torch.cat([p.grad.flatten() for p in of.model.parameters() if p.grad is not None])
+
+    expected = gradient(plain)
+    assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-5
+    if what in SEEN_WHILE_PLAYING:
+        ids = list(range(4, 250))
+        torch.testing.assert_close(played(policy, ids), played(plain, ids), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("what", ["a layer in half precision", "a norm in double precision"])
+def test_a_model_of_two_precisions_is_not_read_as_one(what: str) -> None:
+    policy = small_policy()
+    changed(what, policy)
+    assert policy.traits.native is not None
+    assert not policy.traits.native.runs(policy.model)
+    policy.forward.refresh()
+    assert not policy.natively
+
+
+def test_dropout_is_left_to_pytorch() -> None:
+    policy = small_policy()
+    assert policy.traits.native is not None
+    for layer in policy.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    assert policy.traits.native.runs(policy.model)
+    policy.model.train()
+    assert not policy.traits.native.runs(policy.model)
+
+
+def test_the_padding_word_learns_nothing_from_being_read() -> None:
+    policy, batch = small_policy(), _batch()
+    embed = policy.model.model.embed_tokens
+    assert embed.padding_idx == 0
+    batch.tokens[:, 1] = 0
+    found = []
+    for own_kernels in (True, False):
+        one = policy_of(policy.model, own_kernels=own_kernels)
+        one.model.zero_grad()
+        one.log_probs(batch).logp.sum().backward()  # type: ignore[no-untyped-call]
+        found.append(embed.weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-5)
+
+
+def test_rows_without_tokens_and_rows_that_are_not_there_are_refused() -> None:
+    policy = small_policy()
+    policy.forward.refresh()
+    cache = SlotCache(policy.layers, 2, policy.device)
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="a token or more"):
+            policy.forward.read(cache, [0, 1], [[5, 6], []])
+        with pytest.raises(IndexError, match="rows"):
+            policy.forward.read(cache, [-1], [[5, 6]])
+
+
+def test_wide_layers_take_no_room_on_the_stack() -> None:
+    shape = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 40_000, "num_hidden_layers": 1}
+    config = AutoConfig.for_model("qwen2", **shape, num_attention_heads=1, num_key_value_heads=1, eos_token_id=1)
+    own = AutoModelForCausalLM.from_config(config).eval()
+    policy = HuggingFacePolicy(own, small_tokenizer(), rules=False)
+    assert policy.natively
+    batch = _batch()
+    batch.tokens.remainder_(50)
+    policy.log_probs(batch).logp.sum().backward()  # type: ignore[no-untyped-call]
+    assert own.model.embed_tokens.weight.grad is not None
+
+
+def test_memory_that_is_lent_is_nobody_elses_until_it_is_given_back() -> None:
+    decoder = scoring.traits(small_policy().model).native
+    assert decoder is not None
+    one, other = decoder._lend(100), decoder._lend(100)
+    assert one.room.data_ptr() != other.room.data_ptr()
+    first = one.room.data_ptr()
+    del one
+    again = decoder._lend(50)
+    assert again.room.data_ptr() == first
+    del again
+    assert decoder._lend(1000).room.numel() >= 1000
+
+
+def test_a_copy_of_a_policy_plays() -> None:
+    policy = small_policy()
+    other = copy.deepcopy(policy)
+    torch.testing.assert_close(played(other, [5, 6, 7]), played(policy, [5, 6, 7]))
+
+
 def _batch() -> Batch:
     """Three episodes, of each of which the second half was acted."""
     lengths = torch.tensor([12, 7, 30])
@@ -265,11 +429,18 @@ def said(tmp_path: Path, **environment: str) -> str:
 
 def test_they_are_compiled_once_and_kept(tmp_path: Path) -> None:
     assert said(tmp_path) == ""
-    (kept,) = (tmp_path / "cache" / "astarpo").iterdir()
+    kept, told = sorted((tmp_path / "cache" / "astarpo").iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert (kept.suffix, told.suffix) == (".so", ".sha256")
     made = kept.stat().st_mtime_ns
     assert said(tmp_path) == ""
     assert kept.stat().st_mtime_ns == made
-    assert list((tmp_path / "cache" / "astarpo").iterdir()) == [kept]
+    whole = kept.read_bytes()
+    for left in (0, 4096, len(whole) // 2):
+        # Loading half a library kills the process.
+        kept.write_bytes(whole[:left])
+        assert said(tmp_path) == ""
+        assert kept.read_bytes() == whole
+    assert len(list((tmp_path / "cache" / "astarpo").iterdir())) == 2
 
 
 def test_a_home_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path) -> None:
@@ -277,16 +448,41 @@ def test_a_home_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path) -> None
     assert said(tmp_path) == ""
 
 
+BROKEN = {
+    "fails": (
+        "echo one; exit 0",
+        'echo "error: out of order" >&2; exit 1',
+        "does not compile them: error: out of order",
+    ),
+    "makes nothing": ("echo one; exit 0", "exit 0", "cannot be loaded"),
+    "makes no library": ("echo one; exit 0", 'for last; do :; done; echo no >"$last"', "cannot be loaded"),
+    "does not know itself": ("echo wrong >&2; exit 1", "exit 0", "--version fails: wrong"),
+    "speaks in bytes": ("printf '\\377\\n'; exit 0", "exit 1", "does not compile them: it says nothing"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_compiler_that_is_broken_is_named_and_nothing_is_kept(how: str, tmp_path: Path) -> None:
+    version, compiling, expected = BROKEN[how]
+    broken = tmp_path / "cc"
+    broken.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; fi\n{compiling}\n')
+    broken.chmod(0o755)
+    told = said(tmp_path, CC=str(broken))
+    assert told.startswith((f"{broken} ", f"what {broken} made"))
+    assert expected in told
+    assert not list(tmp_path.rglob("*.so"))
+
+
 def test_without_a_compiler_the_reason_is_said(tmp_path: Path) -> None:
     assert said(tmp_path, CC="no-such-compiler") == "there is no C compiler (no-such-compiler)"
-    broken = tmp_path / "cc"
-    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && echo one && exit 0\necho "error: out of order" >&2\nexit 1\n')
-    broken.chmod(0o755)
-    assert said(tmp_path, CC=str(broken)) == f"{broken} does not compile them: error: out of order"
+    (tmp_path / "cc").write_bytes(b"no program")
+    (tmp_path / "cc").chmod(0o755)
+    assert "--version does not run" in said(tmp_path, CC=str(tmp_path / "cc"))
+    assert said(tmp_path, CC="gcc -O1" if shutil.which("gcc") else "cc -O1") == ""
 
 
 def test_structures_are_laid_out_as_in_c() -> None:
-    sizes = {"Layer": 12 * 8, "Model": 7 * 8 + 5 * 8 + 8, "Pass": 4 * 8 + 14 * 8 + 2 * 8, "Tree": 9 * 8}
+    sizes = {"Layer": 12 * 8, "Model": 8 * 8 + 5 * 8 + 8, "Pass": 4 * 8 + 13 * 8 + 2 * 8, "Tree": 9 * 8}
     assert {name: ctypes.sizeof(getattr(native, name)) for name in sizes} == sizes
     assert np.dtype(np.int64).itemsize == ctypes.sizeof(native.i64)
 

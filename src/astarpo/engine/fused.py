@@ -154,7 +154,6 @@ class FusedForward:
                 groups=self._groups,
                 width=self._width,
                 inner=int(config.intermediate_size),
-                words=int(self._model.get_output_embeddings().weight.shape[0]),
                 eps=self._eps,
                 scale=self._scale,
             )
@@ -184,7 +183,10 @@ class FusedForward:
         head = self._model.get_output_embeddings()
         self._head, self._head_bias = head.weight.detach(), head.bias if head.bias is None else head.bias.detach()
         self._embed, self._norm = self._decoder.embed_tokens.weight.detach(), self._decoder.norm.weight.detach()
-        if self._turns is not None and self._turns[0].device != self._embed.device:
+        if self._turns is not None and (self._turns[0].device, self._turns[0].dtype) != (
+            self._embed.device,
+            self._embed.dtype,
+        ):
             self._turns = None
         if self._native is not None:
             layers = [

@@ -20,16 +20,28 @@ Low = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's layers have in common; `words` of its vocabulary."""
+    """What a model's layers have in common."""
 
     hidden: int
     heads: int
     groups: int
     width: int
     inner: int
-    words: int
     eps: float
     scale: float
+
+    def holds(self, layer: Weights) -> bool:
+        """Whether `layer` has these shapes, in float32 in the processor's memory."""
+        said, both = self.heads * self.width, (self.heads + 2 * self.groups) * self.width
+        products = (
+            (layer.qkv, both, self.hidden),
+            (layer.out, self.hidden, said),
+            (layer.gate_up, 2 * self.inner, self.hidden),
+            (layer.down, self.hidden, self.inner),
+        )
+        norms = [(layer.first_norm, self.hidden), (layer.second_norm, self.hidden)]
+        norms += [(one, self.width) for one in (layer.q_norm, layer.k_norm) if one is not None]
+        return all(one.holds(out, into) for one, out, into in products) and all(_plain(one, n) for one, n in norms)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,11 @@ class Product:
     weight: Tensor
     bias: Tensor | None
     low: Low | None = None
+
+    def holds(self, out: int, into: int) -> bool:
+        """Whether it is [out, into] and its bias [out], in float32 in the processor's memory."""
+        rest = [(one, ()) for one in self.low or ()] + ([] if self.bias is None else [(self.bias, (out,))])
+        return _plain(self.weight, out, into) and all(_plain(one, *size) for one, size in rest)
 
     def packed(self) -> Tensor:
         """The weight as the kernels want it, with what an adapter adds."""
@@ -59,6 +76,11 @@ class Weights:
     k_norm: Tensor | None
 
 
+def _plain(tensor: Tensor, *size: int) -> bool:
+    fits = tensor.shape == size if size else True
+    return fits and tensor.numel() > 0 and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
 class NativePasses:
     """Both passes of `Forward` over a cache in the processor's memory, float32.
 
@@ -74,17 +96,31 @@ class NativePasses:
         self._kept: list[Tensor] = []
         self._model = native.Model()
         self._room = torch.empty(0)
-        self._ids = 0
+        self._ids = self._words = 0
         self.ready = False
 
+    def __reduce__(self) -> tuple[type[NativePasses], tuple[Shape]]:
+        """A copy has the shape, and no weights until it is told of them."""
+        return NativePasses, (self._shape,)
+
     def refresh(self, layers: Sequence[Weights], embed: Tensor, norm: Tensor, head: Product) -> None:
-        """Read the weights anew: they are packed for products. Those that are away, elsewhere or of another precision
-        leave the passes not `ready`."""
-        self._kept, self._ids = [], len(embed)
-        self.ready = bool(embed.numel()) and embed.dtype == torch.float32 and embed.device.type == "cpu"
+        """Read the weights anew: they are packed for products.
+
+        Those that are away, elsewhere, of another precision or of another shape leave the passes not `ready`.
+        """
+        self._kept, self._ids, self._words = [], len(embed), len(head.weight)
+        shape = self._shape
+        self.ready = all(shape.holds(layer) for layer in layers) and all(
+            _plain(one, *size)
+            for one, size in (
+                (embed, (self._ids, shape.hidden)),
+                (norm, (shape.hidden,)),
+                (head.weight, (self._words, shape.hidden)),
+                *(((head.bias, (self._words,)),) if head.bias is not None else ()),
+            )
+        )
         if not self.ready:
             return
-        shape = self._shape
         table = (native.Layer * len(layers))()
         for row, layer in zip(table, layers, strict=True):
             for name in ("qkv", "out", "gate_up", "down"):
@@ -95,8 +131,9 @@ class NativePasses:
                 setattr(row, name, self._keep(getattr(layer, name)))
         self._table = table
         model = self._model
-        for name in ("hidden", "heads", "groups", "width", "inner", "words", "eps", "scale"):
+        for name in ("hidden", "heads", "groups", "width", "inner", "eps", "scale"):
             setattr(model, name, getattr(shape, name))
+        model.words, model.padding = self._words, -1
         model.layers, model.layer = len(layers), table
         model.embed, model.norm = self._keep(embed), self._keep(norm)
         model.head, model.head_bias = self._keep(head.packed()), self._keep(head.bias)
@@ -112,6 +149,8 @@ class NativePasses:
     ) -> Tensor:
         """See `Forward.read`."""
         counts, at = np.array([len(row) for row in ids]), np.asarray(rows)
+        if counts.min() < 1:
+            raise ValueError("each row that is read must get a token or more")
         flat = np.fromiter((token for row in ids for token in row), np.int64, int(counts.sum()))
         start = np.concatenate(([0], counts.cumsum()))
         position = np.arange(len(flat)) + np.repeat(cache.lengths[at] - start[:-1], counts)
@@ -141,20 +180,26 @@ class NativePasses:
         shape, n = self._shape, len(ids)
         if not 0 <= ids.min() <= ids.max() < self._ids:
             raise IndexError(f"ids must lie in 0 to {self._ids - 1}, the vocabulary's.")
+        if not 0 <= row.min() <= row.max() < cache.rows:
+            raise IndexError(f"rows must lie in 0 to {cache.rows - 1}, the cache's.")
         cache.clean = False
         for layer in cache.slot_layers:
             if not layer.is_initialized:
                 layer.allocate(shape.groups, shape.width, shape.width, turns[0])
+            if layer.keys.dtype != torch.float32 or not (layer.keys.is_contiguous() and layer.values.is_contiguous()):
+                raise ValueError("this cache was filled by a model of another precision: begin with a new one")
         threads = max(1, min(torch.get_num_threads(), n // 8))
-        each = self._library.room_size(shape.width, int(position.max()) + 1)
+        each = self._library.room_size(ctypes.byref(self._model), int(position.max()) + 1)
         both, said = (shape.heads + 2 * shape.groups) * shape.width, shape.heads * shape.width
-        parts = (n * shape.hidden, n * both, n * said, threads * native.ROWS * 2 * shape.inner, threads * each)
-        if sum(parts) > len(self._room):
-            self._room = torch.empty(sum(parts) * 5 // 4)
-        x, qkv, attended, inner, room = (
-            self._room.data_ptr() + 4 * begin for begin in np.concatenate(([0], np.cumsum(parts)[:-1])).tolist()
+        parts = (n * shape.hidden, n * both, n * said, threads * each)
+        # Out of reach while it is used: another thread makes its own.
+        whole, self._room = self._room, torch.empty(0)
+        if sum(parts) > whole.numel():
+            whole = torch.empty(sum(parts) * 5 // 4)
+        x, qkv, attended, room = (
+            whole.data_ptr() + 4 * begin for begin in np.concatenate(([0], np.cumsum(parts)[:-1])).tolist()
         )
-        logits = torch.empty((len(last), shape.words))
+        logits = torch.empty((len(last), self._words))
         keys, values = (
             np.array([getattr(layer, name).data_ptr() for layer in cache.slot_layers], dtype=np.uintp)
             for name in ("keys", "values")
@@ -174,10 +219,10 @@ class NativePasses:
             x,
             qkv,
             attended,
-            inner,
             room,
             each,
             logits.data_ptr(),
         )
         self._library.play(ctypes.byref(self._model), ctypes.byref(given), row_of.ctypes.data, threads)
+        self._room = whole
         return logits

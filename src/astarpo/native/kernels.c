@@ -1,8 +1,8 @@
 /* What a decoder of Llama's shape does on a processor, in float32: products, norms, rotation, attention, and gradients.
  *
- * Plain C with the vector extensions of GCC and Clang; `astarpo.native` compiles it for the machine it runs on. No
- * result of a row depends on which other rows there are or on the number of threads: every number is one chain of
- * operations whose order follows from its own row alone.
+ * Plain C with the vector extensions of GCC and Clang; `astarpo.native` compiles it for the machine it runs on. Nothing
+ * that a conversation is told depends on which others are beside it or on the number of threads: every number is one
+ * chain of operations whose order follows from its own conversation, and from how many tokens of it come at once.
  *
  * Matrices are row by row. A product's second factor is packed: panels of NR columns, each [K][NR] end to end, the last
  * one filled up with zeros to whole vectors.
@@ -58,12 +58,13 @@ INLINE float total(vec a) {
     return s;
 }
 
-/* e^x to about one part in 10^7, 0 below e^-87; what is no number stays none. */
+/* e^x to about one part in 10^7, 0 below e^-87 and infinite above e^88; what is no number stays none. */
 INLINE vec exponential(vec x) {
     const float magic = 12582912.f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
     ivec none = x < splat(-87.3f);
     x = choose(none, splat(-87.3f), x);
-    x = choose(x > splat(88.3f), splat(88.3f), x);
+    ivec much = x > splat(88.3f);
+    x = choose(much, splat(88.3f), x);
     vec t = x * 1.44269504f + magic;
     vec n = t - magic;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -75,7 +76,7 @@ INLINE vec exponential(vec x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.f;
     ivec scale = ((ivec)t - (ivec)splat(magic) + 127) << 23;
-    return choose(none, splat(0), p * (vec)scale);
+    return choose(none, splat(0), choose(much, splat(INFINITY), p * (vec)scale));
 }
 
 /* ------------------------------------------------------------------------------------------------ products */
@@ -416,6 +417,7 @@ typedef struct {
 
 typedef struct {
     i64 layers, hidden, heads, groups, width, inner, words;
+    i64 padding; /* the word that learns nothing from being read, or -1 */
     const float *embed, *norm, *head, *head_bias;
     const Layer *layer;
     float eps, scale;
@@ -430,7 +432,7 @@ typedef struct {
     float *const *keys, *const *values; /* [layers] of [rows, groups, capacity, width] */
     const float *cosine, *sine;         /* [capacity, width / 2] */
     float *x, *qkv, *said;              /* [n, hidden], [n, (heads + 2 groups) width], [n, heads width] */
-    float *inner, *room;                /* [threads, ROWS, 2 inner], [threads, room_size] */
+    float *room;                        /* [threads, room_size] */
     i64 room_size;
     float *logits;                      /* [asked, words] */
 } Pass;
@@ -441,9 +443,9 @@ INLINE void biased(float *y, i64 n, i64 wide, i64 ld, const float *bias) {
 }
 
 /* Norm, projections, rotation and writing into the cache of tokens [from, to). */
-static void ask(const Model *m, const Layer *l, const Pass *p, i64 number, i64 from, i64 to, const i64 *row_of) {
+static void ask(const Model *m, const Layer *l, const Pass *p, i64 number, i64 from, i64 to, const i64 *row_of,
+                float *normed) {
     i64 h = m->hidden, D = m->width, wide = (m->heads + 2 * m->groups) * D, n = to - from;
-    float normed[ROWS * h];
     for (i64 i = 0; i < n; i++) norm(p->x + (from + i) * h, l->first_norm, normed + i * h, h, m->eps);
     float *qkv = p->qkv + from * wide;
     multiply(n, wide, h, normed, h, 1, l->qkv, qkv, wide, 0);
@@ -465,10 +467,9 @@ static void ask(const Model *m, const Layer *l, const Pass *p, i64 number, i64 f
 }
 
 /* What attention found is added to tokens [from, to), then the gated product. */
-static void answer(const Model *m, const Layer *l, const Pass *p, i64 from, i64 to) {
+static void answer(const Model *m, const Layer *l, const Pass *p, i64 from, i64 to, float *normed) {
     i64 h = m->hidden, F = m->inner, said = m->heads * m->width, n = to - from;
-    float *x = p->x + from * h, *both = p->inner + THREAD * ROWS * 2 * F;
-    float normed[ROWS * h];
+    float *x = p->x + from * h, *both = normed + ROWS * h;
     multiply(n, h, said, p->said + from * said, said, 1, l->out, x, h, 1);
     biased(x, n, h, h, l->out_bias);
     for (i64 i = 0; i < n; i++) norm(x + i * h, l->second_norm, normed + i * h, h, m->eps);
@@ -480,7 +481,10 @@ static void answer(const Model *m, const Layer *l, const Pass *p, i64 from, i64 
 }
 
 /* Floats that a thread wants for passes that see up to `seen` positions. */
-i64 room_size(i64 width, i64 seen) { return attend_room(width, seen); }
+i64 room_size(const Model *m, i64 seen) {
+    i64 attention = attend_room(m->width, seen), rows = ROWS * (m->hidden + 2 * m->inner);
+    return attention > rows ? attention : rows;
+}
 
 /* A pass through all layers; logits of the tokens asked for. `row_of` [n] is the cache row of each token. */
 void play(const Model *m, const Pass *p, const i64 *row_of, int threads) {
@@ -491,7 +495,8 @@ void play(const Model *m, const Pass *p, const i64 *row_of, int threads) {
     for (i64 number = 0; number < m->layers; number++) {
         const Layer *l = m->layer + number;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (i64 from = 0; from < n; from += step) ask(m, l, p, number, from, least(from + step, n), row_of);
+        for (i64 from = 0; from < n; from += step)
+            ask(m, l, p, number, from, least(from + step, n), row_of, p->room + THREAD * p->room_size);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
         for (i64 each = 0; each < p->sequences * m->groups; each++) {
             i64 s = each / m->groups, g = each % m->groups;
@@ -507,13 +512,14 @@ void play(const Model *m, const Pass *p, const i64 *row_of, int threads) {
                 attend_many(q, wide, keys, values, D, y, said, shared, D, past, count, m->scale, room);
         }
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (i64 from = 0; from < n; from += step) answer(m, l, p, from, least(from + step, n));
+        for (i64 from = 0; from < n; from += step)
+            answer(m, l, p, from, least(from + step, n), p->room + THREAD * p->room_size);
     }
     step = least(ROWS, ((p->asked + threads - 1) / threads + MR - 1) / MR * MR);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (i64 from = 0; from < p->asked; from += step) {
         i64 some = least(step, p->asked - from);
-        float normed[ROWS * h];
+        float *normed = p->room + THREAD * p->room_size;
         for (i64 i = 0; i < some; i++) norm(p->x + p->last[from + i] * h, m->norm, normed + i * h, h, m->eps);
         multiply(some, m->words, h, normed, h, 1, m->head, p->logits + from * m->words, m->words, 0);
         biased(p->logits + from * m->words, some, m->words, m->words, m->head_bias);
@@ -618,10 +624,11 @@ INLINE void gather(const float *from, i64 ld, const i64 *node, i64 seen, i64 D, 
     }
 }
 
-/* Floats that a thread wants for a way of `seen` tokens, forward or back. */
-i64 learn_room(i64 D, i64 seen) {
-    i64 Dw = whole(D);
-    return 4 * seen * Dw + 2 * ASKED * seen + 2 * ASKED * D + 4 * ASKED * Dw;
+/* Floats that a thread wants for ways of up to `seen` tokens, forward or back. */
+i64 learn_room(const Model *m, i64 seen) {
+    i64 D = m->width, Dw = whole(D), rows = ROWS * (m->hidden + m->inner);
+    i64 attention = 4 * seen * Dw + 2 * ASKED * seen + 2 * ASKED * D + 4 * ASKED * Dw;
+    return attention > rows ? attention : rows;
 }
 
 /* Attention of one way and group. */
@@ -703,9 +710,8 @@ static void attend_way_back(const Model *m, const Tree *t, const Kept *k, i64 wa
 }
 
 /* Queries, keys and values of tokens [from, to), before and after rotation. */
-static void ask_kept(const Model *m, const Layer *l, const Tree *t, const Kept *k, i64 from, i64 to) {
+static void ask_kept(const Model *m, const Layer *l, const Tree *t, const Kept *k, i64 from, i64 to, float *normed) {
     i64 h = m->hidden, D = m->width, both = m->heads + m->groups, wide = (both + m->groups) * D, n = to - from;
-    float normed[ROWS * h];
     for (i64 i = 0; i < n; i++) norm(k->x + (from + i) * h, l->first_norm, normed + i * h, h, m->eps);
     float *raw = k->raw + from * wide, *qkv = k->qkv + from * wide;
     multiply(n, wide, h, normed, h, 1, l->qkv, qkv, wide, 0);
@@ -722,10 +728,9 @@ static void ask_kept(const Model *m, const Layer *l, const Tree *t, const Kept *
 }
 
 /* From what attention found to the layer's end, of tokens [from, to). */
-static void answer_kept(const Model *m, const Layer *l, const Kept *k, float *x, i64 from, i64 to) {
+static void answer_kept(const Model *m, const Layer *l, const Kept *k, float *x, i64 from, i64 to, float *normed) {
     i64 h = m->hidden, F = m->inner, said = m->heads * m->width, n = to - from;
-    float *middle = k->middle + from * h, *both = k->both + from * 2 * F;
-    float normed[ROWS * h], inner[ROWS * F];
+    float *middle = k->middle + from * h, *both = k->both + from * 2 * F, *inner = normed + ROWS * h;
     memcpy(middle, k->x + from * h, 4 * n * h);
     multiply(n, h, said, k->said + from * said, said, 1, l->out, middle, h, 1);
     biased(middle, n, h, h, l->out_bias);
@@ -753,12 +758,14 @@ void learn(const Model *m, const Tree *t, float *kept, i64 stride, float *last, 
         Kept k = kept_at(m, n, kept + number * stride);
         float *next = number + 1 == m->layers ? last : kept + (number + 1) * stride;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (i64 from = 0; from < n; from += step) ask_kept(m, l, t, &k, from, least(from + step, n));
+        for (i64 from = 0; from < n; from += step)
+            ask_kept(m, l, t, &k, from, least(from + step, n), room + THREAD * room_size);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
         for (i64 each = 0; each < t->ways * m->groups; each++)
             attend_way(m, t, &k, each / m->groups, each % m->groups, room + THREAD * room_size);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (i64 from = 0; from < n; from += step) answer_kept(m, l, &k, next, from, least(from + step, n));
+        for (i64 from = 0; from < n; from += step)
+            answer_kept(m, l, &k, next, from, least(from + step, n), room + THREAD * room_size);
     }
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (i64 i = 0; i < n; i++) norm(last + i * h, m->norm, hidden + i * h, h, m->eps);
@@ -825,8 +832,7 @@ void learn_back(const Model *m, const Layer *back, const Tree *t, float *kept, i
 #pragma omp parallel for num_threads(threads) if (threads > 1)
         for (i64 from = 0; from < n; from += step) {
             i64 some = least(step, n - from);
-            float *di = d_both + from * 2 * F, *a = inner + from * F;
-            float d_inner[ROWS * F];
+            float *di = d_both + from * 2 * F, *a = inner + from * F, *d_inner = room + THREAD * room_size;
             multiply(some, F, h, dx + from * h, h, 1, b->down, d_inner, F, 0);
             for (i64 i = 0; i < some; i++) {
                 const float *g = k.both + (from + i) * 2 * F, *u = g + F, *dy = d_inner + i * F;
@@ -901,5 +907,5 @@ void learn_back(const Model *m, const Layer *back, const Tree *t, float *kept, i
         gain_back(k.x, h, normed, h, n, h, m->eps, w->first_norm);
     }
     for (i64 i = 0; i < n; i++)
-        for (i64 k = 0; k < h; k++) d_embed[t->ids[i] * h + k] += dx[i * h + k];
+        for (i64 k = 0; k < h && t->ids[i] != m->padding; k++) d_embed[t->ids[i] * h + k] += dx[i * h + k];
 }

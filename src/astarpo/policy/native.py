@@ -7,6 +7,7 @@ token of it is computed, asked about and learned from once, and each way attends
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from astarpo import native
 from astarpo.engine import fused
 
-SPARE = 2**26
-"""Numbers that are kept in memory for the next pass, 256 MiB; where more are used they are given back each time."""
+SPARE, KEPT = 2**25, 4
+"""Numbers of a piece of memory that is kept for the next pass, 128 MiB at most, and how many pieces are."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,13 @@ class Lent:
         self.room, self._home = room, home
 
     def __del__(self) -> None:
-        self._home.append(self.room)
-        # The largest are worth most, and a pass wants two.
-        self._home.sort(key=len)
-        del self._home[: -2 if sum(map(len, self._home)) <= SPARE else None]
+        # At any moment, from any thread: no more than one step of the list.
+        if self.room.numel() <= SPARE and len(self._home) < KEPT:
+            self._home.append(self.room)
+
+
+Fields = list[dict[str, list[Tensor]]]
+"""Parameters of each layer by the fields of `Layer` in kernels.c, those of one product side by side."""
 
 
 class NativeDecoder:
@@ -84,53 +88,112 @@ class NativeDecoder:
         config = model.config.get_text_config()
         fused.check(model, config)
         decoder = model.get_decoder()
+        for layer in decoder.layers:
+            if any(type(part) is not nn.Linear for part in _projections(layer)):
+                raise fused.Unfit("its projections are no plain linear layers")
         attention = decoder.layers[0].self_attn
         self._heads, self._groups = int(config.num_attention_heads), int(config.num_key_value_heads)
         self._width, self._hidden = int(attention.head_dim), int(config.hidden_size)
         self._inner = int(config.intermediate_size)
         self._eps, self._scale = float(decoder.norm.variance_epsilon), float(attention.scaling)
+        self._kinds = [type(module) for module in _walk(decoder)]
         self._turns: tuple[Tensor, Tensor] | None = None
+        self._turned: Tensor | None = None
         self._spare: list[Tensor] = []
 
     def runs(self, model: Any) -> bool:
-        """Whether `model` is as it was found: plain float32 layers on the processor that need not forget anything."""
-        decoder = model.get_decoder()
-        embed = decoder.embed_tokens.weight
-        if embed.dtype != torch.float32 or embed.device.type != "cpu" or not embed.numel():
-            return False
-        if not all(type(part) is nn.Linear for layer in decoder.layers for part in _projections(layer)):
-            return False
-        return not torch.is_grad_enabled() or not any(
-            isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing for layer in decoder.layers
-        )
+        """Whether `model` is as it was found; see `states`."""
+        return self._fields(model) is not None
 
-    def states(self, model: Any, tree: Tree) -> Tensor:
+    def states(self, model: Any, tree: Tree) -> Tensor | None:
         """[n, hidden] after the last norm of `model`'s decoder; with gradient where it is on.
+
+        Returns:
+            None where the model is no more as it was found: parts replaced, wrapped or hooked, weights of another shape
+            or precision, away or elsewhere, dropout, or layers that are to forget their activations.
 
         Raises:
             IndexError: an id that is no word's.
         """
+        fields = self._fields(model)
+        if fields is None:
+            return None
         decoder = model.get_decoder()
-        if len(tree.ids) and not 0 <= tree.ids.min() <= tree.ids.max() < len(decoder.embed_tokens.weight):
-            raise IndexError(f"ids must lie in 0 to {len(decoder.embed_tokens.weight) - 1}, the vocabulary's.")
-        parameters = list(decoder.parameters())
+        words = len(decoder.embed_tokens.weight)
+        if len(tree.ids) and not 0 <= tree.ids.min() <= tree.ids.max() < words:
+            raise IndexError(f"ids must lie in 0 to {words - 1}, the vocabulary's.")
+        parameters = [decoder.embed_tokens.weight, decoder.norm.weight]
+        parameters += [one for layer in fields for parts in layer.values() for one in parts]
         if torch.is_grad_enabled() and any(one.requires_grad for one in parameters):
-            found: Tensor = _Decode.apply(self, decoder, tree, *parameters)  # type: ignore[no-untyped-call]
+            found: Tensor = _Decode.apply(self, decoder, fields, tree, *parameters)  # type: ignore[no-untyped-call]
             return found
-        return self.forward(decoder, tree, keep=False)[0]
+        return self.forward(decoder, fields, tree, keep=False)[0]
+
+    def _fields(self, model: Any) -> Fields | None:
+        """The layers' parameters where all is as the kernels want it."""
+        decoder = model.get_decoder()
+        modules = list(_walk(decoder))
+        if [type(module) for module in modules] != self._kinds or len(set(map(id, modules))) < len(modules):
+            return None
+        if any(
+            one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or "forward" in vars(one)
+            for one in modules
+        ):
+            return None
+        embed = decoder.embed_tokens
+        if embed.max_norm is not None or embed.scale_grad_by_freq or embed.sparse:
+            return None
+        learns = torch.is_grad_enabled()
+        for layer in decoder.layers:
+            if learns and isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                return None
+            if layer.self_attn.training and getattr(layer.self_attn, "attention_dropout", 0.0):
+                return None
+        found = [_parameters(layer) for layer in decoder.layers]
+        expected = self._sizes()
+        for parameters in found:
+            for name, parts in parameters.items():
+                if [tuple(one.shape) for one in parts] != expected[name]:
+                    return None
+        every = [
+            embed.weight,
+            decoder.norm.weight,
+            *(one for layer in found for some in layer.values() for one in some),
+        ]
+        if embed.weight.shape[1:] != (self._hidden,) or decoder.norm.weight.shape != (self._hidden,):
+            return None
+        if len(every) != sum(one is not None for module in modules for one in module._parameters.values()):
+            return None
+        plain = all(one.dtype == torch.float32 and one.device.type == "cpu" and one.numel() for one in every)
+        return found if plain else None
+
+    def _sizes(self) -> dict[str, list[tuple[int, ...]]]:
+        h, said, keys, f = self._hidden, self._heads * self._width, self._groups * self._width, self._inner
+        sizes: dict[str, list[tuple[int, ...]]] = {
+            "qkv": [(said, h), (keys, h), (keys, h)],
+            "out": [(h, said)],
+            "gate_up": [(f, h), (f, h)],
+            "down": [(h, f)],
+        }
+        sizes |= {f"{name}_bias": [(out,) for out, _ in some] for name, some in sizes.items()}
+        return (
+            sizes
+            | {name: [(h,)] for name in ("first_norm", "second_norm")}
+            | {name: [(self._width,)] for name in ("q_norm", "k_norm")}
+        )
 
     # -------------------------------------------------------------------------------------------- both ways
 
     @torch.no_grad()
-    def forward(self, decoder: Any, tree: Tree, *, keep: bool) -> tuple[Tensor, Lent, Tensor]:
+    def forward(self, decoder: Any, fields: Fields, tree: Tree, *, keep: bool) -> tuple[Tensor, Lent, Tensor]:
         """Hidden states [n, hidden], what is kept for the way back, and the last layer's output."""
         library, n = native.library(), len(tree.ids)
-        model, kept_alive = self._model(decoder, back=False)
-        given, _alive = self._tree(decoder, tree)
+        model, weights = self._model(decoder, fields, back=False)
+        given, arrays = self._tree(decoder, tree)
         size = int(library.kept_size(ctypes.byref(model), n))
-        kept = self._lend(size * (len(decoder.layers) if keep else 1))
+        kept = self._lend(size * (len(fields) if keep else 1))
         last, hidden = torch.empty((n, self._hidden)), torch.empty((n, self._hidden))
-        threads, room, each = self._room(tree)
+        threads, room, each = self._room(model, tree)
         library.learn(
             ctypes.byref(model),
             ctypes.byref(given),
@@ -142,30 +205,30 @@ class NativeDecoder:
             each,
             threads,
         )
-        del kept_alive, _alive
+        # Held until here: the kernel was told of addresses alone.
+        del weights, arrays
         return hidden, kept, last
 
     @torch.no_grad()
-    def backward(self, decoder: Any, tree: Tree, kept: Lent, last: Tensor, d: Tensor) -> list[Tensor]:
-        """Gradients of the decoder's parameters, in their order, from that of the hidden states, [n, hidden]."""
+    def backward(self, decoder: Any, fields: Fields, tree: Tree, kept: Lent, last: Tensor, d: Tensor) -> list[Tensor]:
+        """Gradients of embeddings, last norm and layers' parameters, from that of the hidden states, [n, hidden]."""
         library, n = native.library(), len(tree.ids)
-        model, alive = self._model(decoder, back=False)
-        behind, alive_too = self._model(decoder, back=True)
+        model, weights = self._model(decoder, fields, back=False)
+        behind, weights_behind = self._model(decoder, fields, back=True)
         given, arrays = self._tree(decoder, tree)
-        into: dict[int, Tensor] = {}
-        table, alive_also = (native.LayerGradient * len(decoder.layers))(), list[Tensor]()
-        for row, layer in zip(table, decoder.layers, strict=True):
-            for name, parts in _parameters(layer).items():
+        d = d.contiguous()
+        found = [torch.zeros_like(decoder.embed_tokens.weight), torch.zeros_like(decoder.norm.weight)]
+        table, wholes = (native.LayerGradient * len(fields))(), list[Tensor]()
+        for row, layer in zip(table, fields, strict=True):
+            for name, parts in layer.items():
                 # One product for all; their gradients are parts of its.
-                alive_also.append(torch.zeros((sum(map(len, parts)), *parts[0].shape[1:])))
-                into |= zip(map(id, parts), torch.split(alive_also[-1], [len(one) for one in parts]), strict=True)
-                setattr(row, name, native.at(alive_also[-1]))
-        norm, embed = decoder.norm.weight, decoder.embed_tokens.weight
-        into |= {id(one): torch.zeros_like(one) for one in (norm, embed)}
+                wholes.append(torch.zeros((sum(map(len, parts)), *parts[0].shape[1:])))
+                found += torch.split(wholes[-1], [len(one) for one in parts])
+                setattr(row, name, native.at(wholes[-1]))
         wide, said = (self._heads + 2 * self._groups) * self._width, self._heads * self._width
         widest = max(self._inner, self._hidden, said) + native.LANES
         work = self._lend(n * (2 * self._hidden + 3 * self._inner + said + wide + widest))
-        threads, room, each = self._room(tree)
+        threads, room, each = self._room(model, tree)
         library.learn_back(
             ctypes.byref(model),
             behind.layer,
@@ -173,41 +236,41 @@ class NativeDecoder:
             native.at(kept.room),
             int(library.kept_size(ctypes.byref(model), n)),
             native.at(last),
-            native.at(d.contiguous()),
+            native.at(d),
             table,
-            native.at(into[id(norm)]),
-            native.at(into[id(embed)]),
+            native.at(found[1]),
+            native.at(found[0]),
             native.at(work.room),
             native.at(room),
             each,
             threads,
         )
-        del alive, alive_too, arrays
-        return [into[id(one)] for one in decoder.parameters()]
+        del weights, weights_behind, arrays, wholes
+        return found
 
-    def _model(self, decoder: Any, *, back: bool) -> tuple[native.Model, list[Any]]:
-        """The weights as they are now, packed for products or for their gradients."""
+    def _model(self, decoder: Any, fields: Fields, *, back: bool) -> tuple[native.Model, list[Any]]:
+        """The weights as they are now, packed for products or for their gradients, and what must outlive the call."""
         alive: list[Any] = []
 
-        def keep(tensor: Tensor | None) -> int | None:
-            if tensor is None:
-                return None
+        def keep(tensor: Tensor) -> int | None:
             alive.append(tensor.detach().contiguous())
             return native.at(alive[-1])
 
-        table = (native.Layer * len(decoder.layers))()
-        for row, layer in zip(table, decoder.layers, strict=True):
-            for name, parts in _parameters(layer).items():
+        table = (native.Layer * len(fields))()
+        for row, layer in zip(table, fields, strict=True):
+            for name, parts in layer.items():
                 product = name in ("qkv", "out", "gate_up", "down")
                 if back and not product:
                     continue
-                joined = parts[0].detach() if len(parts) == 1 else torch.cat(parts)
+                joined = parts[0].detach().contiguous() if len(parts) == 1 else torch.cat(parts)
                 setattr(row, name, keep(native.packed(joined, back=back) if product else joined))
         model = native.Model()
         for name in ("hidden", "heads", "groups", "width", "inner", "eps", "scale"):
             setattr(model, name, getattr(self, f"_{name}"))
         model.layers, model.layer = len(table), table
-        model.embed, model.norm = keep(decoder.embed_tokens.weight), keep(decoder.norm.weight)
+        embed = decoder.embed_tokens
+        model.padding = -1 if embed.padding_idx is None else embed.padding_idx
+        model.embed, model.norm = keep(embed.weight), keep(decoder.norm.weight)
         alive.append(table)
         return model, alive
 
@@ -220,20 +283,28 @@ class NativeDecoder:
         return given, [*arrays, cosine, sine]
 
     def _lend(self, floats: int) -> Lent:
-        fits = [k for k, one in enumerate(self._spare) if len(one) >= floats]
-        return Lent(self._spare.pop(fits[0]) if fits else torch.empty(floats), self._spare)
+        while True:
+            try:
+                # One step of the list: others lend and give back at any moment. What is too small is given up.
+                room = self._spare.pop()
+            except IndexError:
+                return Lent(torch.empty(floats), self._spare)
+            if room.numel() >= floats:
+                return Lent(room, self._spare)
 
-    def _room(self, tree: Tree) -> tuple[int, Tensor, int]:
+    def _room(self, model: native.Model, tree: Tree) -> tuple[int, Tensor, int]:
         threads = max(1, min(torch.get_num_threads(), len(tree.ids) // 8))
-        each = int(native.library().learn_room(self._width, int(np.diff(tree.start).max())))
+        each = int(native.library().learn_room(ctypes.byref(model), int(np.diff(tree.start).max())))
         return threads, torch.empty(threads * each), each
 
     def _rotation(self, decoder: Any, positions: int) -> tuple[Tensor, Tensor]:
-        if self._turns is None or len(self._turns[0]) < positions:
+        rates = decoder.rotary_emb.inv_freq
+        if self._turns is None or len(self._turns[0]) < positions or self._turned is not rates:
             every = torch.arange(max(positions, 256))[None]
             cosine, sine = decoder.rotary_emb(decoder.embed_tokens.weight[:1].detach(), every)
             half = self._width // 2
             self._turns = (cosine[0, :, :half].contiguous(), sine[0, :, :half].contiguous())
+            self._turned = rates
         return self._turns
 
 
@@ -241,21 +312,23 @@ class _Decode(torch.autograd.Function):
     """`NativeDecoder.states` with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, native_decoder: NativeDecoder, decoder: Any, tree: Tree, *parameters: Tensor) -> Tensor:
-        hidden, kept, last = native_decoder.forward(decoder, tree, keep=True)
+    def forward(
+        ctx: Any, native_decoder: NativeDecoder, decoder: Any, fields: Fields, tree: Tree, *parameters: Tensor
+    ) -> Tensor:
+        hidden, kept, last = native_decoder.forward(decoder, fields, tree, keep=True)
         # The weights are read again on the way back: whoever changes them in between is told.
         ctx.save_for_backward(last, *parameters)
-        ctx.given = (native_decoder, decoder, tree, kept)
+        ctx.given = (native_decoder, decoder, fields, tree, kept)
         return hidden
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         last, *_ = ctx.saved_tensors
-        native_decoder, decoder, tree, kept = ctx.given
-        found = native_decoder.backward(decoder, tree, kept, last, d)
-        wanted = ctx.needs_input_grad[3:]
-        return None, None, None, *(one if wants else None for one, wants in zip(found, wanted, strict=True))
+        native_decoder, decoder, fields, tree, kept = ctx.given
+        found = native_decoder.backward(decoder, fields, tree, kept, last, d)
+        wanted = ctx.needs_input_grad[4:]
+        return None, None, None, None, *(one if wants else None for one, wants in zip(found, wanted, strict=True))
 
 
 def build(model: Any) -> NativeDecoder | None:
@@ -275,6 +348,7 @@ def build(model: Any) -> NativeDecoder | None:
     probe = Tree.of(ids, torch.tensor([[0, 1, 2, 3, 0, 1]]), (4, 2), None, None)
     with torch.inference_mode():
         states = found.states(model, probe)
+        assert states is not None
         alone = [model.get_decoder()(input_ids=part, use_cache=False) for part in (ids[:, :4], ids[:, 4:])]
     expected = torch.cat([one.last_hidden_state[0] for one in alone])
     apart = float((states - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
@@ -285,6 +359,14 @@ def _projections(layer: Any) -> list[nn.Module]:
     return [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"] + [
         getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")
     ]
+
+
+def _walk(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and all in it; one that is in it twice comes twice."""
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _walk(child)
 
 
 def _parameters(layer: Any) -> dict[str, list[Tensor]]:

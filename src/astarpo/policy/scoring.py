@@ -266,8 +266,11 @@ def _tree(batch: Batch, rows: Tensor, needed: Tensor, shared: Tensor) -> Pass:
 
 def decoded(model: Any, own: Traits, some: Pass) -> Tensor:
     """Last hidden states of a pass, one row a position, [N, H]; with gradient where it is on."""
-    if own.native is not None and own.packed and own.native.runs(model):
-        return own.native.states(model, Tree.of(some.ids, some.positions, some.lengths, some.spread, some.back))
+    if own.native is not None and own.packed:
+        tree = Tree.of(some.ids, some.positions, some.lengths, some.spread, some.back)
+        found = own.native.states(model, tree)
+        if found is not None:
+            return found
     with _ready(model, own):
         states: Tensor = model.get_decoder()(**_inputs(own, some)).last_hidden_state
     return states.reshape(-1, states.shape[-1])
