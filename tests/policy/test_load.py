@@ -230,7 +230,7 @@ def test_where_only_a_compiler_is_missing_the_run_says_what_that_costs(
         "PyTorch's kernels play and learn; astarpo's own would take half of the time or less: "
         "there is no C compiler (cc)."
     )
-    with pytest.raises(SettingsError, match="policy.kernels is native and they cannot be run: there is no C compiler"):
+    with pytest.raises(SettingsError, match=r"policy.kernels is native and they cannot be run: there is no C compiler"):
         load(folder, kernels="native")
     monkeypatch.setattr(native, "MEANT", False)
     assert load(folder).remarks() == []
