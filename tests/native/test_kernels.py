@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from astarpo import native
 from astarpo.batch import Batch
 from astarpo.engine.conversations import choose
+from astarpo.engine.native import Shape
 from astarpo.engine.slots import SlotCache
 from astarpo.policy import scoring
 from astarpo.policy.huggingface import HuggingFacePolicy
@@ -331,6 +333,18 @@ def test_a_model_of_two_precisions_is_not_read_as_one(what: str) -> None:
     assert not policy.traits.native.runs(policy.model)
     policy.forward.refresh()
     assert not policy.natively
+
+
+def test_states_that_come_out_different_are_told_and_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = Shape.of
+
+    def other(model: Any) -> Shape:
+        return replace(shape(model), scale=0.1)
+
+    monkeypatch.setattr(Shape, "of", other)
+    policy = small_policy()
+    assert policy.traits.native is None
+    assert any("PyTorch's kernels learn" in one and "came out" in one for one in policy.remarks())
 
 
 def test_dropout_is_left_to_pytorch() -> None:

@@ -138,26 +138,14 @@ class FusedForward:
         self._recorded = RecordedSteps(self._whole_step) if on_gpu else None
         self.slower = why_no_triton() if on_gpu else ""
         self._kernels: Any = import_module("astarpo.engine.kernels") if on_gpu and not self.slower else None
-        self._native = None if on_gpu or not own_kernels else self._natively(config)
+        self._native = None if on_gpu or not own_kernels else self._natively()
         self.refresh()
 
-    def _natively(self, config: Any) -> NativePasses | None:
-        """Passes by our own kernels; None where the machine has none, and `slower` says why."""
-        if next(self._model.parameters()).dtype != torch.float32 or not self._copied:
+    def _natively(self) -> NativePasses | None:
+        """Passes by our own kernels; None where the machine or the model is none of theirs."""
+        if next(self._model.parameters()).dtype != torch.float32 or not self._copied or native.why_not():
             return None
-        if native.why_not():
-            return None
-        return NativePasses(
-            Shape(
-                hidden=int(config.hidden_size),
-                heads=self._heads,
-                groups=self._groups,
-                width=self._width,
-                inner=int(config.intermediate_size),
-                eps=self._eps,
-                scale=self._scale,
-            )
-        )
+        return NativePasses(Shape.of(self._model))
 
     @property
     def natively(self) -> bool:

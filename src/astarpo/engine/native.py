@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,26 @@ class Shape:
     inner: int
     eps: float
     scale: float
+
+    @classmethod
+    def of(cls, model: Any) -> Shape:
+        """That of a transformers model which `astarpo.engine.fused.check` has let pass."""
+        config, decoder = model.config.get_text_config(), model.get_decoder()
+        attention = decoder.layers[0].self_attn
+        return cls(
+            hidden=int(config.hidden_size),
+            heads=int(config.num_attention_heads),
+            groups=int(config.num_key_value_heads),
+            width=int(attention.head_dim),
+            inner=int(config.intermediate_size),
+            eps=float(decoder.norm.variance_epsilon),
+            scale=float(attention.scaling),
+        )
+
+    def describe(self, model: native.Model) -> None:
+        """Tell the kernels."""
+        for field in fields(self):
+            setattr(model, field.name, getattr(self, field.name))
 
     def holds(self, layer: Weights) -> bool:
         """Whether `layer` has these shapes, in float32 in the processor's memory."""
@@ -131,8 +152,7 @@ class NativePasses:
                 setattr(row, name, self._keep(getattr(layer, name)))
         self._table = table
         model = self._model
-        for name in ("hidden", "heads", "groups", "width", "inner", "eps", "scale"):
-            setattr(model, name, getattr(shape, name))
+        shape.describe(model)
         model.words, model.padding = self._words, -1
         model.layers, model.layer = len(layers), table
         model.embed, model.norm = self._keep(embed), self._keep(norm)

@@ -209,11 +209,10 @@ INLINE float dot(const float *a, const float *b, i64 n) {
     return found;
 }
 
-/* y = x / sqrt(mean x^2 + eps) * gain; the inverse root is returned. */
-INLINE float norm(const float *x, const float *gain, float *y, i64 n, float eps) {
+/* y = x / sqrt(mean x^2 + eps) * gain */
+INLINE void norm(const float *x, const float *gain, float *y, i64 n, float eps) {
     float inverse = 1.f / sqrtf(dot(x, x, n) / (float)n + eps);
     for (i64 k = 0; k < n; k++) y[k] = x[k] * inverse * gain[k];
-    return inverse;
 }
 
 /* silu(g) u */
@@ -232,9 +231,8 @@ INLINE void turn(float *x, const float *cosine, const float *sine, i64 half) {
     }
 }
 
-/* The first `seen` scores of a row become weights that add up to 1, those after them up to `room` become 0; both end
-   within whole vectors. Returns the logarithm of the sum of e^score. */
-INLINE float soften(float *s, i64 seen, i64 room) {
+/* The first `seen` scores of a row become weights that add up to 1, those after them up to a whole vector 0. */
+INLINE void soften(float *s, i64 seen) {
     i64 all = whole(seen), k;
     for (k = seen; k < all; k++) s[k] = -INFINITY;
     vec most = load(s);
@@ -250,8 +248,6 @@ INLINE float soften(float *s, i64 seen, i64 room) {
     float sum = total(added);
     vec share = splat(1.f / sum);
     for (k = 0; k < all; k += W) store(s + k, load(s + k) * share);
-    for (k = seen; k < room; k++) s[k] = 0;
-    return largest + logf(sum);
 }
 
 /* -------------------------------------------------------------------------------------------- attention */
@@ -305,7 +301,7 @@ INLINE void attend_one_of(const int nd, const float *q, const float *keys, const
             }
             store(room + p, totals(a));
         }
-        soften(room, seen, seen);
+        soften(room, seen);
         for (int i = 0; i < nd; i++) {
             vec s[4] = {splat(0), splat(0), splat(0), splat(0)};
             const float *v = values + begins(i, D);
@@ -349,8 +345,8 @@ INLINE void across(const float *rows, i64 ld, i64 n, i64 D, float scale, float *
     }
 }
 
-/* Scores [reach, ASKED], one query to a lane, become weights that add up to `sum` [ASKED]. Query i sees the first `first`
-   + i + 1 positions. `most` [ASKED] takes the largest scores. */
+/* Scores [reach, ASKED], one query to a lane, become weights e^(score - most). Query i sees the first `first` + i + 1
+   positions. `most_of` [ASKED] takes the largest scores, `sum_of` [ASKED] what the weights add up to. */
 INLINE void soften_across(float *s, i64 first, i64 reach, int vectors, float *most_of, float *sum_of) {
     for (i64 p = first + 1; p < reach; p++)
         for (i64 i = 0; i < least(p - first, ASKED); i++) s[p * ASKED + i] = -INFINITY;

@@ -117,6 +117,8 @@ class HuggingFacePolicy:
                 "PyTorch's kernels play and learn; astarpo's own would take half of the time or less: "
                 f"{native.why_not()}."
             )
+        if self.traits.slower:
+            said.append(f"PyTorch's kernels learn, which is slower than astarpo's own: {self.traits.slower}.")
         if self.traits.padded:
             said.append(f"episodes are padded where they are learned from, not laid end to end: {self.traits.padded}.")
         if not getattr(self.tokenizer, "chat_template", None):

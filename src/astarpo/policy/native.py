@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from astarpo import native
 from astarpo.engine import fused
+from astarpo.engine.native import Shape
 
 SPARE, KEPT = 2**25, 4
 """Numbers of a piece of memory that is kept for the next pass, 128 MiB at most, and how many pieces are."""
@@ -91,11 +92,7 @@ class NativeDecoder:
         for layer in decoder.layers:
             if any(type(part) is not nn.Linear for part in _projections(layer)):
                 raise fused.Unfit("its projections are no plain linear layers")
-        attention = decoder.layers[0].self_attn
-        self._heads, self._groups = int(config.num_attention_heads), int(config.num_key_value_heads)
-        self._width, self._hidden = int(attention.head_dim), int(config.hidden_size)
-        self._inner = int(config.intermediate_size)
-        self._eps, self._scale = float(decoder.norm.variance_epsilon), float(attention.scaling)
+        self._shape = Shape.of(model)
         self._kinds = [type(module) for module in _walk(decoder)]
         self._turns: tuple[Tensor, Tensor] | None = None
         self._turned: Tensor | None = None
@@ -160,7 +157,7 @@ class NativeDecoder:
             decoder.norm.weight,
             *(one for layer in found for some in layer.values() for one in some),
         ]
-        if embed.weight.shape[1:] != (self._hidden,) or decoder.norm.weight.shape != (self._hidden,):
+        if embed.weight.shape[1:] != (self._shape.hidden,) or decoder.norm.weight.shape != (self._shape.hidden,):
             return None
         if len(every) != sum(one is not None for module in modules for one in module._parameters.values()):
             return None
@@ -168,7 +165,12 @@ class NativeDecoder:
         return found if plain else None
 
     def _sizes(self) -> dict[str, list[tuple[int, ...]]]:
-        h, said, keys, f = self._hidden, self._heads * self._width, self._groups * self._width, self._inner
+        h, said, keys, f = (
+            self._shape.hidden,
+            self._shape.heads * self._shape.width,
+            self._shape.groups * self._shape.width,
+            self._shape.inner,
+        )
         sizes: dict[str, list[tuple[int, ...]]] = {
             "qkv": [(said, h), (keys, h), (keys, h)],
             "out": [(h, said)],
@@ -179,7 +181,7 @@ class NativeDecoder:
         return (
             sizes
             | {name: [(h,)] for name in ("first_norm", "second_norm")}
-            | {name: [(self._width,)] for name in ("q_norm", "k_norm")}
+            | {name: [(self._shape.width,)] for name in ("q_norm", "k_norm")}
         )
 
     # -------------------------------------------------------------------------------------------- both ways
@@ -192,7 +194,7 @@ class NativeDecoder:
         given, arrays = self._tree(decoder, tree)
         size = int(library.kept_size(ctypes.byref(model), n))
         kept = self._lend(size * (len(fields) if keep else 1))
-        last, hidden = torch.empty((n, self._hidden)), torch.empty((n, self._hidden))
+        last, hidden = torch.empty((n, self._shape.hidden)), torch.empty((n, self._shape.hidden))
         threads, room, each = self._room(model, tree)
         library.learn(
             ctypes.byref(model),
@@ -225,9 +227,12 @@ class NativeDecoder:
                 wholes.append(torch.zeros((sum(map(len, parts)), *parts[0].shape[1:])))
                 found += torch.split(wholes[-1], [len(one) for one in parts])
                 setattr(row, name, native.at(wholes[-1]))
-        wide, said = (self._heads + 2 * self._groups) * self._width, self._heads * self._width
-        widest = max(self._inner, self._hidden, said) + native.LANES
-        work = self._lend(n * (2 * self._hidden + 3 * self._inner + said + wide + widest))
+        wide, said = (
+            (self._shape.heads + 2 * self._shape.groups) * self._shape.width,
+            self._shape.heads * self._shape.width,
+        )
+        widest = max(self._shape.inner, self._shape.hidden, said) + native.LANES
+        work = self._lend(n * (2 * self._shape.hidden + 3 * self._shape.inner + said + wide + widest))
         threads, room, each = self._room(model, tree)
         library.learn_back(
             ctypes.byref(model),
@@ -265,8 +270,7 @@ class NativeDecoder:
                 joined = parts[0].detach().contiguous() if len(parts) == 1 else torch.cat(parts)
                 setattr(row, name, keep(native.packed(joined, back=back) if product else joined))
         model = native.Model()
-        for name in ("hidden", "heads", "groups", "width", "inner", "eps", "scale"):
-            setattr(model, name, getattr(self, f"_{name}"))
+        self._shape.describe(model)
         model.layers, model.layer = len(table), table
         embed = decoder.embed_tokens
         model.padding = -1 if embed.padding_idx is None else embed.padding_idx
@@ -302,7 +306,7 @@ class NativeDecoder:
         if self._turns is None or len(self._turns[0]) < positions or self._turned is not rates:
             every = torch.arange(max(positions, 256))[None]
             cosine, sine = decoder.rotary_emb(decoder.embed_tokens.weight[:1].detach(), every)
-            half = self._width // 2
+            half = self._shape.width // 2
             self._turns = (cosine[0, :, :half].contiguous(), sine[0, :, :half].contiguous())
             self._turned = rates
         return self._turns
@@ -332,7 +336,11 @@ class _Decode(torch.autograd.Function):
 
 
 def build(model: Any) -> NativeDecoder | None:
-    """The decoder of `model` by the kernels; None where it is of another shape, or this machine has none."""
+    """The decoder of `model` by the kernels; None where it is of another shape, or this machine has none.
+
+    Raises:
+        Unfit: it is of that shape, and its hidden states came out different.
+    """
     first = next(model.parameters())
     if first.device.type != "cpu" or first.dtype != torch.float32 or native.why_not():
         return None
@@ -352,7 +360,9 @@ def build(model: Any) -> NativeDecoder | None:
         alone = [model.get_decoder()(input_ids=part, use_cache=False) for part in (ids[:, :4], ids[:, 4:])]
     expected = torch.cat([one.last_hidden_state[0] for one in alone])
     apart = float((states - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-    return found if apart <= fused.TOLERANCE[torch.float32] else None
+    if not apart <= fused.TOLERANCE[torch.float32]:
+        raise fused.Unfit(f"its hidden states came out {apart:.1e} of the largest apart from the model's own")
+    return found
 
 
 def _projections(layer: Any) -> list[nn.Module]:

@@ -26,6 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from astarpo import attention
 from astarpo.batch import Batch, Scored, length_buckets
+from astarpo.engine.fused import Unfit
 from astarpo.errors import SettingsError
 from astarpo.policy.head import acted_scores
 from astarpo.policy.native import NativeDecoder, Tree, build
@@ -51,11 +52,13 @@ class Traits:
         split: its decoder and its output head, called one after the other, give its own logits.
         padded: why its episodes cannot be laid end to end; empty where they can.
         native: its decoder by the processor's own kernels; None where those do not run it.
+        slower: why PyTorch's kernels learn though ours are for such models; empty where that is not so.
     """
 
     split: bool
     padded: str = ""
     native: NativeDecoder | None = None
+    slower: str = ""
 
     @property
     def packed(self) -> bool:
@@ -296,7 +299,12 @@ def traits(model: Any, *, own_kernels: bool = True) -> Traits:
         own_kernels: whether a processor's own kernels (`astarpo.native`) may run it.
     """
     split, padded = head_is_separate(model), why_padded(model)
-    return Traits(split, padded, build(model) if own_kernels and split and not padded else None)
+    if not own_kernels or not split or padded:
+        return Traits(split, padded)
+    try:
+        return Traits(split, padded, build(model))
+    except Unfit as error:
+        return Traits(split, padded, slower=str(error))
 
 
 def forget_activations(model: Any) -> None:
